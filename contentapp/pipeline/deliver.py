@@ -1,0 +1,333 @@
+"""Deliver: the way of the data in one place.
+
+request → route → resolve → fetch (one flight) → verify → store → respond
+
+`Delivery.deliver` takes a device's request through these stages; each stage is a file of this folder. Start here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import structlog
+
+from contentapp.coordination.base import FlightState
+from contentapp.core.conditional import content_tag, names_content, undigested_tag, unverified_tag
+from contentapp.core.errors import ContentUnavailable
+from contentapp.core.httpdate import parse_http_date
+from contentapp.core.records import ArtifactRecord, Distribution
+from contentapp.core.settings import EngineSettings
+from contentapp.pipeline.alone import Alone, RangeRefused
+from contentapp.pipeline.document import Documents
+from contentapp.pipeline.fetch import Fetched
+from contentapp.pipeline.flight import Flight, Flights
+from contentapp.pipeline.follow import BehindWindow, BodyBroken, Outdated, Rule, is_far, send, until_ready
+from contentapp.pipeline.frame import Frame, Representation, frame
+from contentapp.pipeline.intake import ExpectationOutdated
+from contentapp.pipeline.lookup import now
+from contentapp.pipeline.progress import Attempt
+from contentapp.pipeline.request import DeviceRequest
+from contentapp.pipeline.resolve import Content, Resolver
+from contentapp.pipeline.respond import Device
+from contentapp.pipeline.route import Route, Router
+from contentapp.pipeline.store import Store
+from contentapp.plugins.base import Wanted
+from contentapp.storage.base import ArtifactReader
+
+log = structlog.get_logger("contentapp.deliver")
+
+RESOLUTIONS = 3
+"""How often one request is resolved again because what it was resolved to has changed under it."""
+
+
+@dataclass(slots=True)
+class Served:
+    """What became of a request, for log and metrics. outcome: hit, miss, collapsed, stale, streamed or error."""
+
+    distribution: Distribution | None = None
+    policy: str = "none"
+    outcome: str = "hit"
+    verified: str = "yes"
+
+
+class Delivery:
+    """Delivers what devices ask for."""
+
+    def __init__(
+        self,
+        *,
+        router: Router,
+        resolver: Resolver,
+        documents: Documents,
+        store: Store,
+        flights: Flights,
+        alone: Alone,
+        settings: EngineSettings,
+    ) -> None:
+        self._router = router
+        self._resolver = resolver
+        self._documents = documents
+        self._store = store
+        self._flights = flights
+        self._alone = alone
+        self._settings = settings
+
+    async def deliver(self, request: DeviceRequest, device: Device, served: Served) -> None:
+        """Answer one request, completely or not at all; errors of before the first byte are the caller's to show."""
+        if self._documents.answers(request, device):
+            return
+        route = self._router.route(request)
+        served.distribution = route.distribution
+        served.policy = str(route.distribution.remotes[0].policy) if route.distribution.remotes else "none"
+        if route.path.wanted in {Wanted.BLOB, Wanted.FILE}:
+            await self._deliver_body(request, route, device, served)
+        else:
+            served.outcome = await self._documents.deliver(request, route, device)
+
+    async def _deliver_body(self, request: DeviceRequest, route: Route, device: Device, served: Served) -> None:
+        """A blob or file: from the storage, or from a flight, or first one and then the other."""
+        for _ in range(RESOLUTIONS):
+            content = await self._resolver.resolve(route)
+            position = None
+            if (opened := await self._open(content)) is not None:
+                position = await self._deliver_stored(request, content, *opened, device, served)
+                if position is None:
+                    return
+            if content.entry is not None:
+                content = replace(content, digest=None, size=None, entry=None)  # its artifact is gone
+            if position is not None:
+                await self._continue(content, device, position, served)
+                return
+            if request.is_head:
+                await self._deliver_head(request, content, device, served)
+                return
+            try:
+                await self._deliver_flight(request, content, device, served)
+                return
+            except (Outdated, ExpectationOutdated):
+                if device.has_begun:
+                    raise
+        raise ContentUnavailable("it keeps changing upstream", "unexpected EOF", 1.0)
+
+    # From the storage.
+
+    async def _open(self, content: Content) -> tuple[ArtifactRecord, ArtifactReader] | None:
+        if content.digest is None:
+            return None
+        return await self._store.open(content.digest, verify_on_read=content.distribution.settings.verify_on_read)
+
+    async def _deliver_stored(
+        self,
+        request: DeviceRequest,
+        content: Content,
+        record: ArtifactRecord,
+        reader: ArtifactReader,
+        device: Device,
+        served: Served,
+    ) -> tuple[Frame, int] | None:
+        """Send a stored artifact; None when that went well, else how far it came before it proved damaged (P7)."""
+        served.outcome = "stale" if content.is_stale else "hit"
+        served.verified = "no" if content.entry is not None else "yes"
+        try:
+            answer = frame(request, stored(content, record), now())
+            await device.begin(answer)
+            if answer.has_body and answer.end is not None:
+                reached = await device.send_file(reader, answer.start, answer.end)
+                if reached < answer.end:
+                    await self._store.damaged(record.digest, f"unreadable at {reached}")
+                    return answer, reached
+        finally:
+            reader.close()
+        await device.finish()
+        return None
+
+    async def _continue(self, content: Content, device: Device, broken: tuple[Frame, int], served: Served) -> None:
+        """The artifact was damaged in the middle: go on at the offset, from a flight (P7)."""
+        answer, position = broken
+        if not content.is_digested:
+            raise BodyBroken("damaged, and without a digest to go on by")
+        served.outcome = "miss"
+        flight, _ = self._flights.join(self._resolver.plan(content))
+        rule = self._rule(content, None)
+        try:
+            attempt, _ = await until_ready(flight, rule, lambda attempt: replace(answer, start=position))
+            await send(flight, attempt, replace(answer, start=position), device, rule)
+        finally:
+            self._flights.leave(flight)
+        await device.finish()
+
+    # From upstream.
+
+    async def _deliver_head(self, request: DeviceRequest, content: Content, device: Device, served: Served) -> None:
+        """The head that a GET would have: never a body's transfer."""
+        served.outcome = "miss"
+        fetched = await self._resolver.head(content.sources, content.digest, content.distribution)
+        known = None if content.digest is None else await self._resolver.modified(content.digest)
+        representation = announced(content, fetched, known)
+        await device.begin(frame(request, representation, now()))
+        await device.finish()
+
+    async def _deliver_flight(self, request: DeviceRequest, content: Content, device: Device, served: Served) -> None:
+        """Join the one flight, or start it; send what it brings as it may be released."""
+        flight, is_joined = self._flights.join(self._resolver.plan(content))
+        is_done = is_joined and flight.attempt.state is FlightState.VERIFIED
+        rule = self._rule(content, request)
+
+        def outcome_of(attempt: Attempt) -> str:
+            if not attempt.keep:
+                return "streamed"
+            if is_done:
+                return "hit"  # all there, and being committed
+            return "collapsed" if is_joined or not flight.was_led_here else "miss"
+
+        def make_frame(attempt: Attempt) -> Frame:
+            answer = frame(request, in_flight(content, attempt, outcome_of(attempt)), now())
+            if attempt.keep and is_far(attempt, answer, rule):
+                answer.headers["Cache-Status"] = "contentapp; fwd=miss; detail=range"
+            return answer
+
+        try:
+            attempt, answer = await until_ready(flight, rule, make_frame)
+            served.outcome = outcome_of(attempt)
+            served.verified = _verified(content, attempt, answer)
+            attempt.hold()
+            try:
+                await device.begin(answer)
+                if answer.has_body:
+                    await self._send(flight, attempt, answer, device, rule)
+            finally:
+                attempt.let_go()
+        finally:
+            self._flights.leave(flight)
+        await device.finish()
+
+    async def _send(self, flight: Flight, attempt: Attempt, answer: Frame, device: Device, rule: Rule) -> None:
+        if attempt.size is not None and is_far(attempt, answer, rule):
+            with suppress(RangeRefused):  # then it comes with the flight
+                await self._alone.send_range(flight, answer, attempt.size, device)
+                return
+        try:
+            await send(flight, attempt, answer, device, rule)
+        except BehindWindow as behind:
+            digest, place = flight.plan.digest, behind.place
+            if digest is None or attempt.size is None or place.mark is None or answer.end != attempt.size:
+                raise
+            await self._alone.send_rest(flight.plan, digest, attempt.size, place.position, place.mark.copy(), device)
+
+    def _rule(self, content: Content, request: DeviceRequest | None) -> Rule:
+        settings = content.distribution.settings
+        started = asyncio.get_running_loop().time() if request is None else request.started
+        has_range = request is not None and request.range_header is not None
+        return Rule(
+            settings=settings,
+            deadline=started + settings.first_byte_deadline_seconds,
+            is_old_http=request is not None and request.version < (1, 1),
+            is_strict=has_range and settings.cold_range == "strict",
+            is_digested=content.is_digested,
+        )
+
+
+def stored(content: Content, record: ArtifactRecord) -> Representation:
+    """The representation of a stored artifact."""
+    entry, digest = content.entry, record.digest
+    if entry is not None:
+        validator = entry.validator
+        return Representation(
+            media_type=content.media_type,
+            size=record.size,
+            etag=f'"{validator}"' if validator else "",
+            is_current=lambda opaque: bool(validator) and opaque == validator,
+            last_modified=entry.modified_at,
+            is_private=content.is_private,
+            cache_status=_stored_status(content),
+        )
+    return Representation(
+        media_type=content.media_type,
+        size=record.size,
+        digest=digest,
+        etag=content_tag(digest),
+        is_current=lambda opaque: names_content(opaque, digest, lambda flight: flight == record.flight),
+        last_modified=record.modified_at,
+        is_verified=True,
+        is_private=content.is_private,
+        is_immutable=content.wanted is Wanted.BLOB,
+        docker_digest=digest if content.wanted is Wanted.BLOB else None,
+    )
+
+
+def _stored_status(content: Content) -> str:
+    if content.is_stale:
+        return "hit; detail=stale-if-error"
+    return "fwd=stale; fwd-status=200" if content.is_revalidated else "hit"
+
+
+def in_flight(content: Content, attempt: Attempt, outcome: str) -> Representation:
+    """The representation of a body that is being fetched."""
+    status = _flight_status(attempt, outcome)
+    is_verified = attempt.state is FlightState.VERIFIED
+    digest = content.digest
+    if digest is None:
+        etag = "" if attempt.size is None else undigested_tag(attempt.head.etag, attempt.size)
+        return Representation(
+            media_type=content.media_type,
+            size=attempt.size,
+            etag=etag,
+            is_current=lambda opaque: bool(etag) and f'"{opaque}"' == etag,
+            last_modified=attempt.head.modified,
+            is_private=content.is_private,
+            cache_status=status,
+        )
+    return Representation(
+        media_type=content.media_type,
+        size=attempt.size,
+        digest=digest,
+        etag=content_tag(digest) if is_verified else unverified_tag(digest, attempt.id),
+        is_current=lambda opaque: names_content(opaque, digest, lambda flight: flight == attempt.id),
+        last_modified=attempt.head.modified,
+        is_verified=is_verified,
+        is_private=content.is_private,
+        is_immutable=content.wanted is Wanted.BLOB,
+        docker_digest=digest if content.wanted is Wanted.BLOB else None,
+        cache_status=status,
+    )
+
+
+def _flight_status(attempt: Attempt, outcome: str) -> str:
+    if attempt.window is not None:
+        return "fwd=miss; detail=no-space"
+    statuses = {"streamed": "fwd=bypass", "hit": "hit", "collapsed": "fwd=miss; collapsed"}
+    return statuses.get(outcome, "fwd=miss; stored")
+
+
+def announced(content: Content, fetched: Fetched, known_modified: datetime | None) -> Representation:
+    """The representation that a source has announced by its head; no flight has begun, so nothing is verified."""
+    response, digest = fetched.response, content.digest
+    size = content.size if content.size is not None else response.size
+    etag = ""
+    if digest is not None:
+        etag = content_tag(digest)
+    elif size is not None:
+        etag = undigested_tag(response.etag, size)
+    return Representation(
+        media_type=content.media_type,
+        size=size,
+        digest=digest,
+        etag=etag,
+        is_current=lambda opaque: bool(etag) and f'"{opaque}"' == etag,
+        last_modified=known_modified or parse_http_date(response.last_modified, now()),
+        is_private=content.is_private,
+        is_immutable=content.wanted is Wanted.BLOB,
+        docker_digest=digest if content.wanted is Wanted.BLOB else None,
+        cache_status="fwd=miss" if fetched.source.remote.keeps else "fwd=bypass",
+    )
+
+
+def _verified(content: Content, attempt: Attempt, answer: Frame) -> str:
+    """What the metric says: undigested bytes, a range that goes out before the verdict, or all is well."""
+    if content.digest is None:
+        return "no"
+    is_partial = answer.end is not None and attempt.size is not None and answer.end < attempt.size
+    return "pending" if is_partial and attempt.state is not FlightState.VERIFIED else "yes"

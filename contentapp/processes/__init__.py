@@ -1,0 +1,1 @@
+"""The processes of one installation: the supervisor, the content workers and the admin process. Entry points, no logic."""

@@ -1,0 +1,212 @@
+"""The composition root: which implementation stands behind each interface. The only importer of implementations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from contentapp import __version__
+from contentapp.catalog.admin import SqlAdminCatalog
+from contentapp.catalog.content import SqlContentCatalog
+from contentapp.catalog.engine import CatalogEngine, open_catalog
+from contentapp.catalog.upkeep import SqlUpkeepCatalog
+from contentapp.config import Config
+from contentapp.coordination.local import LocalCoordination
+from contentapp.core.errors import ContentAppError
+from contentapp.pipeline.alone import Alone
+from contentapp.pipeline.collapse import Collapse
+from contentapp.pipeline.deliver import Delivery
+from contentapp.pipeline.discovery import Discovery
+from contentapp.pipeline.document import Documents
+from contentapp.pipeline.fetch import Fetcher
+from contentapp.pipeline.flight import Flights
+from contentapp.pipeline.intake import Intake
+from contentapp.pipeline.listing import Listings
+from contentapp.pipeline.lookup import Lookup
+from contentapp.pipeline.manifest import ManifestBody, Manifests
+from contentapp.pipeline.resolve import Resolver
+from contentapp.pipeline.route import Router
+from contentapp.pipeline.store import Store
+from contentapp.storage.filesystem import FilesystemStorage
+from contentapp.storage.limit import LimitNotKept, first_limit
+from contentapp.tasks.evict import Eviction
+from contentapp.tasks.maintenance import MaintenanceTasks
+from contentapp.tasks.runner import TaskRunner
+from contentapp.tasks.scrub import Scrub
+from contentapp.tasks.upkeep import Upkeep
+from contentapp.tasks.verify import Verifier
+from contentapp.upstream.http import HttpUpstream
+from contentapp.upstream.limit import LimitUpstream
+from contentapp.upstream.retry import RetryUpstream
+
+CATALOG_FILE = "catalog.sqlite3"
+RUN_FOLDER = "run"
+SCRUB_FILE = "scrub-position"
+SPACE_TOPIC = "space"
+"""Published with a size in bytes when a write waits for room."""
+
+WRITING_THREADS = 4
+READING_THREADS = 2
+
+
+def run_dir(config: Config) -> Path:
+    """Locks, sockets, cooldowns and counters: shared by all processes of this installation."""
+    return config.data_dir / RUN_FOLDER
+
+
+def storage_limit(config: Config) -> int:
+    """The quota in bytes."""
+    if config.cache.max_size is not None:
+        return config.cache.max_size
+    try:
+        return first_limit(config.data_dir)
+    except LimitNotKept as error:
+        return error.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What content and admin processes both need."""
+
+    config: Config
+    engine: CatalogEngine
+    catalog: SqlContentCatalog
+    upkeep: SqlUpkeepCatalog
+    admin: SqlAdminCatalog
+    coordination: LocalCoordination
+    storage: FilesystemStorage
+
+
+@asynccontextmanager
+async def open_shared(config: Config) -> AsyncIterator[Shared]:
+    """Open storage, catalog and coordination for one process; after any fork."""
+    async with AsyncExitStack() as stack:
+        coordination = LocalCoordination(run_dir(config))
+        await coordination.start()
+        stack.push_async_callback(coordination.close)
+        loop = asyncio.get_running_loop()
+
+        def space_wanted(size: int) -> None:
+            loop.call_soon_threadsafe(coordination.publish, SPACE_TOPIC, str(size))
+
+        storage = FilesystemStorage(
+            config.data_dir,
+            run_dir=run_dir(config),
+            limit=storage_limit(config),
+            space_wait_seconds=config.engine.space_wait_seconds,
+            on_space_wanted=space_wanted,
+        )
+        stack.push_async_callback(storage.close)
+        engine = await open_catalog(config.data_dir / CATALOG_FILE)
+        stack.push_async_callback(engine.close)
+        defaults = (config.remote_defaults, config.distribution_defaults)
+        yield Shared(
+            config,
+            engine,
+            SqlContentCatalog(engine, *defaults),
+            SqlUpkeepCatalog(engine),
+            SqlAdminCatalog(engine),
+            coordination,
+            storage,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ContentServices:
+    """What a content worker runs."""
+
+    shared: Shared
+    delivery: Delivery
+    router: Router
+    lookup: Lookup
+    flights: Flights
+
+    async def readiness(self) -> str:
+        """Why devices should not come here, "" if they may: never because of a remote (P7)."""
+        try:
+            await self.shared.storage.use()
+        except ContentAppError as error:
+            return f"storage: {error}"
+        return ""
+
+
+@asynccontextmanager
+async def open_content(config: Config) -> AsyncIterator[ContentServices]:
+    """Everything that a content worker needs, closed in the right order."""
+    async with AsyncExitStack() as stack:
+        shared = await stack.enter_async_context(open_shared(config))
+        executor = ThreadPoolExecutor(WRITING_THREADS, thread_name_prefix="contentapp-write")
+        stack.callback(executor.shutdown)
+        coordination, engine = shared.coordination, config.engine
+        http = HttpUpstream(user_agent=f"contentapp/{__version__}")
+        stack.push_async_callback(http.close)
+        fetcher = Fetcher(RetryUpstream(LimitUpstream(http, coordination.reserve)), coordination)
+        lookup = Lookup(shared.catalog, coordination, engine.record_ttl_seconds)
+        store = Store(shared.storage, lookup, executor, engine.memory_cache_size)
+        router = Router(shared.catalog, coordination)
+        listings = Listings(fetcher, lookup, coordination)
+        stack.push_async_callback(listings.close)
+        collapse: Collapse[ManifestBody] = Collapse(coordination)
+        stack.push_async_callback(collapse.close)
+        flights = Flights(coordination, Intake(fetcher, shared.storage, executor, engine))
+        stack.push_async_callback(flights.close)
+        manifests = Manifests(fetcher, store, lookup, collapse)
+        delivery = Delivery(
+            router=router,
+            resolver=Resolver(fetcher, lookup, listings, store),
+            documents=Documents(router, manifests, Discovery(fetcher), listings, lookup),
+            store=store,
+            flights=flights,
+            alone=Alone(fetcher, engine.range_requests),
+            settings=engine,
+        )
+        await router.load()
+        yield ContentServices(shared, delivery, router, lookup, flights)
+
+
+@dataclass(frozen=True, slots=True)
+class AdminServices:
+    """What the admin process runs: `upkeep` and `runner` have to be run, and told when to stop."""
+
+    shared: Shared
+    eviction: Eviction
+    verifier: Verifier
+    upkeep: Upkeep
+    runner: TaskRunner
+    tasks: MaintenanceTasks
+
+    async def readiness(self) -> str:
+        """Why it is not ready, "" if it is: storage and catalog; never a remote (P7)."""
+        try:
+            await self.shared.storage.check()
+        except ContentAppError as error:
+            return f"storage: {error}"
+        try:
+            await self.shared.upkeep.artifact_count()
+        except ContentAppError as error:
+            return f"catalog: {error}"
+        return ""
+
+
+@asynccontextmanager
+async def open_admin(config: Config) -> AsyncIterator[AdminServices]:
+    """Everything that the admin process needs, closed in the right order."""
+    async with AsyncExitStack() as stack:
+        shared = await stack.enter_async_context(open_shared(config))
+        executor = ThreadPoolExecutor(READING_THREADS, thread_name_prefix="contentapp-verify")
+        stack.callback(executor.shutdown)
+        stores = (shared.storage, shared.catalog, shared.upkeep, shared.coordination)
+        eviction = Eviction(
+            *stores, high_watermark=config.cache.high_watermark, low_watermark=config.cache.low_watermark
+        )
+        verifier = Verifier(*stores, executor, removing=eviction.removing)
+        scrub = Scrub(verifier, shared.upkeep, config.engine, config.data_dir / SCRUB_FILE)
+        upkeep = Upkeep(shared.storage, shared.upkeep, eviction, verifier, scrub)
+        shared.coordination.subscribe(SPACE_TOPIC, upkeep.space_wanted)
+        runner = TaskRunner()
+        tasks = MaintenanceTasks(runner, verifier, eviction, upkeep)
+        yield AdminServices(shared, eviction, verifier, upkeep, runner, tasks)

@@ -1,0 +1,141 @@
+"""Where things lie under a storage's root.
+
+    artifacts/<algorithm>/<2 hex>/<rest>                                   complete and verified
+    partials/<sha256 of key, hex>-<pid>-<random>.part                      being written: its writer holds a lock on it
+    partials/<sha256 of key, hex>-<pid>-<random>.kept.part                 suspended
+
+Files are 0600, folders 0700. Everything else is foreign, and left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from contentapp.core.digest import ENCODED_LENGTHS, Digest
+from contentapp.core.errors import InvalidDigest
+from contentapp.storage.base import StoredArtifact
+
+PARTIAL = re.compile(r"[0-9a-f]{64}-[0-9]+-[0-9a-f]{16}(\.kept)?\.part")
+SHARD = re.compile(r"[0-9a-f]{2}")
+KEPT_SUFFIX = ".kept.part"
+
+
+class Layout:
+    """The names below one root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.artifacts = root / "artifacts"
+        self.partials = root / "partials"
+        self._prefix = str(self.artifacts)
+        self._is_prepared = False
+
+    def prepare(self) -> None:
+        """Make the folders, until that has succeeded once: should they vanish, that is not for us to hide. OSError."""
+        if not self._is_prepared:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.artifacts)
+            make_folder(self.partials)
+            self._is_prepared = True
+
+    def artifact(self, digest: Digest) -> str:
+        """The path of an artifact; a string, since every hit makes one."""
+        encoded = digest.encoded
+        return f"{self._prefix}/{digest.algorithm}/{encoded[:2]}/{encoded[2:]}"
+
+    def new_partial(self, key: str) -> Path:
+        """A path that no partial has had."""
+        name = hashlib.sha256(key.encode()).hexdigest()
+        return self.partials / f"{name}-{os.getpid()}-{secrets.token_hex(8)}.part"
+
+    def make_shard(self, digest: Digest) -> Path:
+        """The folder of an artifact, made durably if it is new."""
+        folder = self.artifacts / digest.algorithm / digest.encoded[:2]
+        make_folder(folder.parent)
+        make_folder(folder)
+        return folder
+
+    def shards(self) -> list[Path]:
+        """All folders that may hold artifacts. OSError, also when there is no folder of artifacts at all."""
+        algorithms = (folder for folder in _folders(self.artifacts) if folder.name in ENCODED_LENGTHS)
+        return [shard for folder in algorithms for shard in _folders(folder) if SHARD.fullmatch(shard.name)]
+
+    def found_partials(self) -> list[Path]:
+        """All partials, of the living and of the dead. OSError."""
+        with os.scandir(self.partials) as entries:
+            return [Path(entry) for entry in entries if PARTIAL.fullmatch(entry.name) and _is_file(entry)]
+
+
+def kept_name(partial: Path) -> Path:
+    """The name that a partial has once it is suspended."""
+    return partial.with_name(partial.name.removesuffix(".part") + KEPT_SUFFIX)
+
+
+def is_kept(partial: Path) -> bool:
+    """Whether the partial has been suspended."""
+    return partial.name.endswith(KEPT_SUFFIX)
+
+
+def make_folder(path: Path) -> None:
+    """Make one folder, durably; nothing if it is there. OSError, also when its parent is missing."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def find_file(path: str) -> os.stat_result | None:
+    """The status of a regular file; None when there is none by that name. OSError."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def stored_at(found: os.stat_result) -> datetime:
+    """When the last byte of an artifact was written."""
+    return datetime.fromtimestamp(found.st_mtime, UTC)
+
+
+def artifacts_in(shard: Path) -> Iterator[StoredArtifact]:
+    """The artifacts of one shard; one that vanishes meanwhile is left out. OSError."""
+    algorithm = shard.parent.name
+    try:
+        with os.scandir(shard) as entries:
+            names = [entry.name for entry in entries]
+    except FileNotFoundError:
+        return
+    for name in names:
+        try:
+            digest = Digest.parse(f"{algorithm}:{shard.name}{name}")
+        except InvalidDigest:
+            continue
+        if (found := find_file(f"{shard}/{name}")) is not None:
+            yield StoredArtifact(digest, found.st_size, stored_at(found))
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    return entry.is_file(follow_symlinks=False)
+
+
+def _folders(parent: Path) -> list[Path]:
+    with os.scandir(parent) as entries:
+        return [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]

@@ -1,0 +1,154 @@
+"""The growing bytes of one partial: one writer, any number of followers, space held until the last of them is gone."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+
+from contentapp.core.errors import StorageUnavailable
+from contentapp.storage.background import Background
+from contentapp.storage.descriptor import Closer, FileReader
+from contentapp.storage.failure import storage_errors
+from contentapp.storage.quota import Reservation
+from contentapp.storage.writeback import STEP, start_writeback
+
+IOV_MAX = 1024  # buffers that one writev takes (limits.h)
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Spool:
+    """An open file that grows. Its descriptors:
+
+    - `target`, writable, the writer's alone;
+    - `source`, read-only, of which each follower gets a duplicate, safe to pass to another process.
+
+    They must be opened apart: duplicates share their position, and asyncio's sendfile moves it. `source` must hold a
+    shared flock, which lasts until all its duplicates are closed, in every process.
+    """
+
+    def __init__(
+        self,
+        target: int,
+        source: int,
+        reservation: Reservation,
+        background: Background,
+        close_descriptor: Closer,
+        *,
+        is_durable: bool,
+    ) -> None:
+        self.target = target
+        self.source = source
+        self.reservation = reservation
+        self.written = 0
+        self._background = background
+        self._close_descriptor = close_descriptor
+        self._is_durable = is_durable
+        self._flushed = 0
+        self._holders = 1  # the writer
+        self._mutex = threading.Lock()
+        self._is_settled = False
+
+    def append(self, views: Sequence[memoryview]) -> None:
+        """Write all views at the end. What was written when an error comes counts."""
+        for start in range(0, len(views), IOV_MAX):
+            self._append_batch(list(views[start : start + IOV_MAX]))
+        if self._is_durable and self.written - self._flushed >= STEP:
+            start_writeback(self.target, self._flushed, self.written - self._flushed)
+            self._flushed = self.written
+
+    def sync(self) -> None:
+        """Make the bytes durable."""
+        with storage_errors("fsync"):
+            os.fsync(self.target)
+
+    def follow(self) -> SpoolReader:
+        """A further reader; StorageUnavailable after close, or when no descriptor is to be had."""
+        with self._mutex:
+            if self.source < 0:
+                raise StorageUnavailable("follow: the writer has ended")
+            with storage_errors("follow"):
+                descriptor = os.dup(self.source)
+            self._holders += 1
+        return SpoolReader(descriptor, self)
+
+    def store(self, *, replaced: int = 0) -> None:
+        """Its space counts as stored from now on, in the place of `replaced` stored bytes."""
+        self.reservation.store(replaced=replaced)
+        self._is_settled = True
+
+    def suspend(self) -> None:
+        """Its space counts as a suspended partial's from now on."""
+        self.reservation.suspend()
+        self._is_settled = True
+
+    def close(self) -> None:
+        """End writing; blocking."""
+        with self._mutex:
+            descriptors = [descriptor for descriptor in (self.target, self.source) if descriptor >= 0]
+            self.target = self.source = -1
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._leave()
+
+    def close_follower(self, descriptor: int) -> None:
+        """Close a follower's descriptor; what may take long, or waits for the ledger, goes to the background."""
+        if self._is_settled:
+            self._close_descriptor(descriptor)
+        else:
+            self._background.soon(self._close_last, descriptor)
+
+    def _close_last(self, descriptor: int) -> None:
+        os.close(descriptor)
+        self._leave()
+
+    def _leave(self) -> None:
+        # After the close: space is given back only when it is free.
+        with self._mutex:
+            self._holders -= 1
+            is_last = self._holders == 0
+        if is_last and not self._is_settled:
+            self._is_settled = True
+            self.reservation.release()
+
+    def _append_batch(self, views: list[memoryview]) -> None:
+        left = sum(view.nbytes for view in views)
+        while left:
+            with storage_errors("write"):
+                count = os.writev(self.target, views)
+            if not count:
+                raise StorageUnavailable("write: nothing was taken")
+            self.written += count
+            self.reservation.wrote(count)
+            left -= count
+            if left:
+                views = after(views, count)
+
+
+class SpoolReader(FileReader):
+    """A follower: `size` is what has been written so far."""
+
+    __slots__ = ("_spool",)
+
+    def __init__(self, descriptor: int, spool: Spool) -> None:
+        super().__init__(descriptor, 0, spool.close_follower)
+        self._spool = spool
+
+    @property
+    def size(self) -> int:
+        return self._spool.written
+
+
+def as_views(buffers: Sequence[Buffer]) -> list[memoryview]:
+    """The buffers as views, whose `nbytes` is their size whatever their format."""
+    return [memoryview(buffer) for buffer in buffers]
+
+
+def after(views: list[memoryview], count: int) -> list[memoryview]:
+    """What is left of the views after their first `count` bytes."""
+    for index, view in enumerate(views):
+        if count < view.nbytes:
+            return [view.cast("B")[count:], *views[index + 1 :]]
+        count -= view.nbytes
+    return []
