@@ -13,9 +13,10 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +33,8 @@ FOLDED = "folded"
 OTHER = "other"
 NONE = "none"
 TICKS = 1 << 18  # a second
+FILE_SIZE = 1 << 16
+ENTRY_OVERHEAD = 32  # bytes that an entry takes at most besides its key
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -200,9 +203,10 @@ def reap_worker(pid: int) -> None:
     multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
     with _locked(folder):
         for file in sorted(folder.glob(f"*_{pid}.db")):
-            if file.stat().st_size:
-                _fold(file, folder / f"{file.name.partition('_')[0]}_{FOLDED}.db")
-            file.unlink()
+            with suppress(NoRoom):  # then it goes on to count itself
+                if file.stat().st_size:
+                    _fold(file, folder / f"{file.name.partition('_')[0]}_{FOLDED}.db")
+                file.unlink()
 
 
 def render(gauges: Gauges | Callable[[], Gauges] | None = None) -> bytes:
@@ -223,6 +227,7 @@ def render(gauges: Gauges | Callable[[], Gauges] | None = None) -> bytes:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """A scrape between a worker's counts being added to the folded ones and their removal would count them twice."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -231,15 +236,63 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+class NoRoom(Exception):
+    """The disk is full."""
+
+
 def _fold(file: Path, into: Path) -> None:
+    """Add one file's counts to another's, or nothing of them: NoRoom."""
     from prometheus_client.mmap_dict import MmapedDict
 
-    sums = MmapedDict(str(into))  # type: ignore[no-untyped-call]
+    counts = list(MmapedDict.read_all_values_from_file(str(file)))  # type: ignore[no-untyped-call]
+    sums = _reserved_dict()(str(into))
     try:
-        for key, value, _, _ in MmapedDict.read_all_values_from_file(str(file)):  # type: ignore[no-untyped-call]
-            sums.write_value(key, sums.read_value(key)[0] + value, 0.0)  # type: ignore[no-untyped-call]
+        for key, _, _, _ in counts:
+            sums.read_value(key)  # makes room for what is missing
+        if sums.is_in_memory:
+            raise NoRoom
+        for key, value, _, _ in counts:
+            sums.write_value(key, sums.read_value(key)[0] + value, 0.0)
     finally:
-        sums.close()  # type: ignore[no-untyped-call]
+        sums.close()
+
+
+@cache
+def _reserved_dict() -> Any:
+    """MmapedDict, but with its disk space allocated before it is mapped: on a full disk, a store to a page of a sparse
+    file kills the process (SIGBUS, mmap(2)). Without room it goes on in memory, where no scrape finds it.
+    """
+    from prometheus_client.mmap_dict import MmapedDict
+
+    class ReservedDict(MmapedDict):
+        def __init__(self, filename: str, read_mode: bool = False) -> None:
+            self.is_in_memory = False
+            try:
+                with Path(filename).open("ab") as file:
+                    os.posix_fallocate(file.fileno(), 0, max(file.tell(), FILE_SIZE))
+                super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
+            except OSError:
+                self._use_memory(b"")
+
+        def _init_value(self, key: str) -> None:
+            if self._used + len(key.encode()) + ENTRY_OVERHEAD > self._capacity and not self.is_in_memory:
+                try:
+                    os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
+                except OSError:
+                    self._use_memory(self._m[: self._used])
+            super()._init_value(key)  # type: ignore[no-untyped-call]
+
+        def _use_memory(self, content: bytes) -> None:
+            self.is_in_memory = True
+            fileno = os.memfd_create("contentapp-metrics", os.MFD_CLOEXEC)
+            try:
+                os.ftruncate(fileno, max(FILE_SIZE, 2 * len(content)))
+                os.pwrite(fileno, content, 0)
+                super().__init__(f"/proc/self/fd/{fileno}")  # type: ignore[no-untyped-call]
+            finally:
+                os.close(fileno)
+
+    return ReservedDict
 
 
 def _registry_of(gauges: Gauges | None) -> CollectorRegistry:
@@ -323,6 +376,10 @@ class Metrics:
             return
         from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
+        if FOLDER_VARIABLE in os.environ:
+            from prometheus_client import values
+
+            values.MmapedDict = _reserved_dict()  # type: ignore[attr-defined]
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         for spec in METRICS:

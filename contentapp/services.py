@@ -16,7 +16,8 @@ from contentapp.catalog.engine import CatalogEngine, open_catalog
 from contentapp.catalog.upkeep import SqlUpkeepCatalog
 from contentapp.config import Config
 from contentapp.coordination.local import LocalCoordination
-from contentapp.core.errors import ContentAppError
+from contentapp.core.errors import ContentAppError, NoSpace
+from contentapp.core.records import Member
 from contentapp.pipeline.alone import Alone
 from contentapp.pipeline.collapse import Collapse
 from contentapp.pipeline.deliver import Delivery
@@ -28,7 +29,7 @@ from contentapp.pipeline.intake import Intake
 from contentapp.pipeline.listing import Listings
 from contentapp.pipeline.lookup import Lookup
 from contentapp.pipeline.manifest import ManifestBody, Manifests
-from contentapp.pipeline.resolve import Resolver
+from contentapp.pipeline.resolve import Content, Resolver
 from contentapp.pipeline.route import Router
 from contentapp.pipeline.store import Store
 from contentapp.storage.filesystem import FilesystemStorage
@@ -144,20 +145,24 @@ async def open_content(config: Config) -> AsyncIterator[ContentServices]:
         coordination, engine = shared.coordination, config.engine
         http = HttpUpstream(user_agent=f"contentapp/{__version__}")
         stack.push_async_callback(http.close)
-        fetcher = Fetcher(RetryUpstream(LimitUpstream(http, coordination.reserve)), coordination)
         lookup = Lookup(shared.catalog, coordination, engine.record_ttl_seconds)
+        upstream = RetryUpstream(LimitUpstream(http, coordination.reserve))
+        fetcher = Fetcher(upstream, coordination, on_absent=lookup.forget_source)
         store = Store(shared.storage, lookup, executor, engine.memory_cache_size)
         router = Router(shared.catalog, coordination)
         listings = Listings(fetcher, lookup, coordination)
         stack.push_async_callback(listings.close)
         collapse: Collapse[ManifestBody] = Collapse(coordination)
-        stack.push_async_callback(collapse.close)
+        members: Collapse[Member] = Collapse(coordination)
+        contents: Collapse[Content] = Collapse(coordination)
+        for each in (collapse, members, contents):
+            stack.push_async_callback(each.close)
         flights = Flights(coordination, Intake(fetcher, shared.storage, executor, engine))
         stack.push_async_callback(flights.close)
         manifests = Manifests(fetcher, store, lookup, collapse)
         delivery = Delivery(
             router=router,
-            resolver=Resolver(fetcher, lookup, listings, store),
+            resolver=Resolver(fetcher, lookup, listings, store, members=members, contents=contents),
             documents=Documents(router, manifests, Discovery(fetcher), listings, lookup),
             store=store,
             flights=flights,
@@ -180,9 +185,11 @@ class AdminServices:
     tasks: MaintenanceTasks
 
     async def readiness(self) -> str:
-        """Why it is not ready, "" if it is: storage and catalog; never a remote (P7)."""
+        """Why it is not ready, "" if it is: storage and catalog; never a remote, nor a full cache (P7)."""
         try:
             await self.shared.storage.check()
+        except NoSpace:
+            pass  # devices get their bytes all the same, unstored
         except ContentAppError as error:
             return f"storage: {error}"
         try:

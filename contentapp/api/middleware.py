@@ -16,6 +16,7 @@ from contentapp.api.resource import API_ROOT, detail
 from contentapp.core.errors import CatalogUnavailable, ContentAppError, MetadataInvalid, StorageError
 from contentapp.logs import log_request
 from contentapp.metrics import Outcome
+from contentapp.tasks.base import TooManyTasks
 
 log = structlog.get_logger("contentapp.admin")
 
@@ -91,8 +92,7 @@ def require_login(login: Login) -> Middleware:
             if verdict is Verdict.BUSY:
                 return detail(429, "Too many wrong logins at a time.", {"Retry-After": "5"})
             if verdict is Verdict.REFUSED:
-                text = "Invalid username/password." if "Authorization" in request.headers else NO_LOGIN
-                return detail(401, text, {"WWW-Authenticate": CHALLENGE})
+                return _refused(request)
         # A browser that knows the password sends it with every request that any page makes; but a page of another site
         # can't send JSON without asking first (CORS preflight), which nothing here allows.
         if request.method in WRITES and request.content_type != JSON:
@@ -103,6 +103,14 @@ def require_login(login: Login) -> Middleware:
 
 
 NO_LOGIN = "Authentication credentials were not provided."
+
+
+def _refused(request: web.Request) -> web.Response:
+    text = NO_LOGIN
+    if "Authorization" in request.headers:
+        text = "Invalid username/password."
+        log.warning("login refused", device=request.remote or "")
+    return detail(401, text, {"WWW-Authenticate": CHALLENGE})
 
 
 def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
@@ -119,6 +127,6 @@ def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
 def _error(error: ContentAppError) -> web.Response:
     if isinstance(error, MetadataInvalid):
         return web.json_response({"non_field_errors": [str(error)]}, status=400)
-    if isinstance(error, CatalogUnavailable | StorageError):
+    if isinstance(error, CatalogUnavailable | StorageError | TooManyTasks):
         return detail(503, str(error), {"Retry-After": "5"})
     return detail(500, str(error))

@@ -18,6 +18,7 @@ IS_STORED = artifacts.c.is_stored == true()
 SELECT_ARTIFACT = select(artifacts).where(artifacts.c.digest == bindparam("this_digest"), IS_STORED)
 SELECT_MODIFIED = select(artifacts.c.modified_at).where(artifacts.c.digest == bindparam("this_digest"))
 FORGET_ARTIFACT = update(artifacts).where(artifacts.c.digest == bindparam("this_digest")).values(is_stored=False)
+FORGET_ARTIFACT_OF = FORGET_ARTIFACT.where(artifacts.c.stored_at == bindparam("this_stored_at"))
 TOUCH_ARTIFACT = (
     update(artifacts)
     .where(
@@ -42,8 +43,11 @@ class ArtifactQueries(Queries):
         """See `artifact_upsert` for what of an existing record is kept."""
         await self._change(artifact_upsert(), artifact_row(record))
 
-    async def forget_artifact(self, digest: Digest) -> None:
-        await self._change(FORGET_ARTIFACT, {"this_digest": str(digest)})
+    async def forget_artifact(self, digest: Digest, *, stored_at: datetime | None = None) -> None:
+        if stored_at is None:
+            await self._change(FORGET_ARTIFACT, {"this_digest": str(digest)})
+        else:
+            await self._change(FORGET_ARTIFACT_OF, {"this_digest": str(digest), "this_stored_at": stored_at})
 
     async def touch_artifacts(self, used: Mapping[Digest, datetime]) -> None:
         """Last-use times; they only move forward."""

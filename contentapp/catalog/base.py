@@ -120,8 +120,11 @@ class ContentCatalog(Protocol):
         """Idempotent; `modified_at` and `flight` of an existing record are kept."""
         ...
 
-    async def forget_artifact(self, digest: Digest) -> None:
-        """It is no longer stored; what is known about it stays."""
+    async def forget_artifact(self, digest: Digest, *, stored_at: datetime | None = None) -> None:
+        """It is no longer stored; what is known about it stays.
+
+        stored_at: only if that is still what the record says, and nobody has stored and recorded it anew meanwhile.
+        """
         ...
 
     async def touch_artifacts(self, used: Mapping[Digest, datetime]) -> None: ...

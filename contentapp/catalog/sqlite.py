@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -32,12 +33,14 @@ def create_file(path: Path) -> None:
     CatalogUnavailable when it can't be made.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            if os.fstat(descriptor).st_uid == os.geteuid():
-                os.fchmod(descriptor, 0o600)
-        finally:
-            os.close(descriptor)
+        # An existing file is never opened here: closing it would drop the locks that SQLite has on it in this process.
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        found = path.stat()
+        if not S_ISREG(found.st_mode):
+            raise CatalogUnavailable(f"catalog {path} is not a file")
+        if found.st_uid == os.geteuid():
+            path.chmod(0o600)
     except OSError as error:
         raise CatalogUnavailable(f"catalog {path}: {error.strerror}") from error
 

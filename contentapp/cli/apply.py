@@ -35,7 +35,8 @@ SECRETS = ("password", "client_key", "proxy_password")
 def apply_command(*, sources: tuple[Path, ...], prune: bool, dry_run: bool, file: Path | None, output: str) -> None:
     """Create, update, and with --prune remove remotes and distributions, so that they are as the files say.
 
-    Doing it again changes nothing. Secrets given as {env: …} or {file: …} are read by the proxy, on its host.
+    Doing it again changes nothing. Secrets given as {env: …} or {file: …} are read by the proxy, on its host. What the
+    proxy's own configuration file declares comes back when it is started again.
 
     \b
     Examples:

@@ -84,8 +84,7 @@ class AdminClient:
         connection = http.client.HTTPConnection(self._listen.host, self._listen.port, timeout=self._timeout_seconds)
         try:
             connection.request(method, path, body, self._headers(body))
-            answer = connection.getresponse()
-            return answer.status, answer.read(MAX_ANSWER)
+            return _read(connection.getresponse())
         except TimeoutError:
             raise self._unreachable(f"no answer within {self._timeout_seconds:g} s") from None
         except ConnectionRefusedError:
@@ -141,11 +140,21 @@ def read_password(path: Path) -> str:
         return file.read(1024).decode("utf-8", "surrogateescape").strip()
 
 
+def _read(answer: http.client.HTTPResponse) -> tuple[int, bytes]:
+    """Status and body; IncompleteRead for one that ends early, or would never end."""
+    content = answer.read(MAX_ANSWER)
+    if answer.length:
+        raise http.client.IncompleteRead(content)
+    return answer.status, content
+
+
 def _reason_of(error: Exception) -> str:
     if isinstance(error, socket.gaierror):
         return "its host name is unknown"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
+    if isinstance(error, http.client.IncompleteRead):
+        return "its answer was cut short"
     return f"it does not speak HTTP ({type(error).__name__})"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ def serve_command(file: Path | None) -> None:
 def _serve(config: Config) -> int:
     from contentapp.core.errors import ContentAppError
     from contentapp.logs import configure_logs
-    from contentapp.processes.supervisor import StartFailed, Supervisor
+    from contentapp.processes.supervisor import StartFailed, Supervisor, hold_signals
 
     class Announcing(Supervisor):
         """Says how to use it once all sockets listen."""
@@ -42,6 +43,7 @@ def _serve(config: Config) -> int:
             _announce(self.config)
             super()._watch()
 
+    hold_signals()
     configure_logs(config.log.format, config.log.level)
     _warn(config)
     try:
@@ -64,4 +66,5 @@ def _warn(config: Config) -> None:
 def _announce(config: Config) -> None:
     from contentapp.cli.announce import announcement
 
-    click.echo(announcement(config))
+    with suppress(OSError):  # nobody reads it: no reason not to serve
+        click.echo(announcement(config))

@@ -11,7 +11,7 @@ from contentapp.config.problem import ConfigError, Problem, Report, suggestion
 from contentapp.config.schema import GLOBAL, Setting, Table
 
 PREFIX = "CONTENTAPP_"
-NOT_SETTINGS = frozenset({"CONTENTAPP_CONFIG", "CONTENTAPP_FORMAT"})  # of the command line
+NOT_SETTINGS = frozenset({"CONTENTAPP_CONFIG", "CONTENTAPP_FORMAT", "CONTENTAPP_ADMIN_PASSWORD"})  # of the command line
 RESOURCES = ("CONTENTAPP_REMOTES", "CONTENTAPP_DISTRIBUTIONS")
 # What Kubernetes sets in every pod for a Service named contentapp or contentapp-…
 SERVICE_LINK = re.compile(

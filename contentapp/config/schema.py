@@ -28,7 +28,7 @@ from contentapp.config.kind import (
 from contentapp.core.settings import MIB, DistributionSettings, EngineSettings, RemoteSettings, Scoped
 
 REQUIRED = object()
-HELPER = re.compile(r"docker-credential-[A-Za-z0-9._-]+|/[^\x00-\x1f\x7f]+")
+HELPER = re.compile(r"docker-credential-[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 RATES = frozenset({"bandwidth_limit", "min_device_rate", "scrub_rate"})
 
@@ -134,7 +134,7 @@ REMOTE_FIELDS: dict[str, Setting] = {
     "username": Setting(LINE, None, "For Basic, and for token servers."),
     "password": Setting(SecretValue(), None, "Belongs to username."),
     "credential_helper": Setting(
-        Text(allowed="docker-credential-NAME or an absolute path", pattern=HELPER),
+        Text(allowed="docker-credential-NAME", pattern=HELPER),
         None,
         "Program that gives username and password by Docker's protocol.",
     ),

@@ -15,7 +15,9 @@ class SecretUnavailable(ContentAppError):
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """Where a secret is: given literally, in an environment variable or in a file (read at each use, so it can rotate)."""
+    """Where a secret is: given literally, in an environment variable or in a file (read at each use, so it can
+    rotate).
+    """
 
     literal: str | None = None
     env: str | None = None

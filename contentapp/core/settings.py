@@ -20,10 +20,14 @@ def setting(
     default: Any, doc: str, *, minimum: float | None = None, maximum: float | None = None, choices: tuple[str, ...] = ()
 ) -> Any:
     """A dataclass field that knows its own range and meaning."""
-    metadata = {"doc": doc, "minimum": minimum, "maximum": maximum, "choices": choices}
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=described(doc, minimum=minimum, maximum=maximum, choices=choices))
+
+
+def described(
+    doc: str, *, minimum: float | None = None, maximum: float | None = None, choices: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """What a field knows of itself."""
+    return {"doc": doc, "minimum": minimum, "maximum": maximum, "choices": choices}
 
 
 class Scoped:
@@ -81,7 +85,10 @@ class DistributionSettings(Scoped):
     """How one distribution answers its devices."""
 
     tag_ttl_seconds: float = setting(600.0, "How long a tag is fresh.", minimum=0, maximum=30 * DAY)
-    tag_ttl_patterns: dict[str, float] = setting({}, "Shell patterns of tags and their own TTL; the first match wins.")
+    tag_ttl_patterns: dict[str, float] = field(
+        default_factory=dict,
+        metadata=described("Shell patterns of tags and their own TTL; the first match wins."),
+    )
     content_ttl_seconds: float = setting(600.0, "How long undigested content is fresh.", minimum=0, maximum=30 * DAY)
     stale_if_error_seconds: float = setting(
         7 * DAY, "How long after its TTL a tag is served when no source answers.", minimum=0, maximum=365 * DAY

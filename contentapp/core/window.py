@@ -8,6 +8,9 @@ from typing import Generic, TypeVar
 
 Mark = TypeVar("Mark")
 
+MERGED_SIZE = 16 * 1024
+"""Smaller chunks are merged: each has a cost of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece(Generic[Mark]):
@@ -33,9 +36,25 @@ class Window(Generic[Mark]):
 
     def append(self, chunk: bytes, mark: Mark) -> None:
         """Add what follows, and let the oldest chunks go as far as the rest is not less than `size`."""
-        self._chunks.append((chunk, mark))
+        if self._chunks and len(self._chunks[-1][0]) + len(chunk) <= MERGED_SIZE:
+            chunk_before, _ = self._chunks.pop()
+            self._chunks.append((chunk_before + chunk, mark))
+        else:
+            self._chunks.append((chunk, mark))
         self.end += len(chunk)
-        while self.end - self.start - len(self._chunks[0][0]) >= self.size:
+        self._trim()
+
+    def has_room(self, size: int, reader: int) -> bool:
+        """Whether so many bytes more take nothing away from a reader that has come this far."""
+        return self.end + size - reader <= self.size
+
+    def shrink(self, size: int) -> None:
+        """Keep no more than this, if it was more."""
+        self.size = min(self.size, size)
+        self._trim()
+
+    def _trim(self) -> None:
+        while self._chunks and self.end - self.start - len(self._chunks[0][0]) >= self.size:
             self.start += len(self._chunks.popleft()[0])
 
     def read(self, offset: int) -> Piece[Mark] | None:

@@ -9,18 +9,18 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from contentapp.coordination.base import FlightState
+from contentapp.core.conditional import parse_entity_tag
 from contentapp.core.digest import Digest, Hasher
 from contentapp.core.errors import ContentAppError, UpstreamError, UpstreamProtocolError
-from contentapp.core.settings import MIB
 from contentapp.metrics import metrics
 from contentapp.pipeline.fetch import Fetched, Fetcher
 from contentapp.pipeline.flight import Flight, Plan
-from contentapp.pipeline.follow import BodyBroken
+from contentapp.pipeline.follow import BehindWindow, BodyBroken, hash_range
 from contentapp.pipeline.frame import Frame
 from contentapp.pipeline.progress import Attempt
 from contentapp.pipeline.respond import Device
@@ -28,6 +28,9 @@ from contentapp.pipeline.verify import HOLD_BACK_SIZE
 from contentapp.upstream.base import UpstreamRequest
 
 log = structlog.get_logger("contentapp.alone")
+
+
+SLOT_SECONDS = 5.0
 
 
 class RangeRefused(ContentAppError):
@@ -41,32 +44,59 @@ class Alone:
         self._fetcher = fetcher
         self._slots = asyncio.Semaphore(limit)
 
-    async def send_rest(
-        self, plan: Plan, digest: Digest, size: int, position: int, hasher: Hasher, device: Device
-    ) -> None:
-        """Go on from `position` to the end; `hasher` has seen what came before. The tail waits for the digest."""
-        tail = bytearray()
-        async for chunk in self._chunks(plan, position, size):
-            await asyncio.to_thread(hasher.update, chunk)
-            tail += chunk
-            if len(tail) > HOLD_BACK_SIZE:
-                await device.send_bytes(bytes(tail[:-HOLD_BACK_SIZE]))
-                del tail[:-HOLD_BACK_SIZE]
-        if not digest.matches(hasher):
-            # Two answers contributed, and nothing tells which was wrong: nobody is blamed.
-            raise BodyBroken("the rest does not match the digest")
-        await device.send_bytes(bytes(tail))
+    async def send_rest(self, flight: Flight, behind: BehindWindow, frame: Frame, device: Device) -> None:
+        """Go on where a window has left the device. Its last bytes wait until the whole is verified, or, without a
+        digest, until the transfer has ended; a range that ends before them does not wait, unless `behind.is_strict`.
+        """
+        plan, attempt, place = flight.plan, behind.attempt, behind.place
+        if plan.digest is None:
+            await self._send_alike(flight, attempt, place.position, frame, device)
+        elif _is_inner(frame, attempt) and attempt.size is not None and not behind.is_strict:
+            await self.send_range(flight, attempt, replace(frame, start=place.position), attempt.size, device)
+        elif place.mark is not None:
+            part = _Part(device, place.position, place.position, frame.end)
+            await self._send_verified(plan, plan.digest, attempt.size, place.mark.copy(), part)
+        elif place.position == frame.start:
+            # Nothing was sent, but what precedes is not to be had any more: without it there is no verifying.
+            part = _Part(device, 0, place.position, frame.end)
+            await self._send_verified(plan, plan.digest, attempt.size, plan.hasher(), part)
+        else:
+            raise behind
 
-    async def send_range(self, flight: Flight, frame: Frame, size: int, device: Device) -> None:
-        """Send a range far ahead of the flight. With the last byte, its tail waits until the whole is verified and
+    async def _send_verified(self, plan: Plan, digest: Digest, size: int | None, hasher: Hasher, part: _Part) -> None:
+        """Send a part of the whole; `hasher` has seen what comes before the bytes that are asked for."""
+        async for chunk in self._chunks(plan, part.position, size):
+            await asyncio.to_thread(hasher.update, chunk)
+            await part.take(chunk)
+        if not digest.matches(hasher):
+            # Two answers may have contributed, and nothing tells which was wrong: nobody is blamed.
+            raise BodyBroken("the rest does not match the digest")
+        await part.end()
+
+    async def _send_alike(self, flight: Flight, attempt: Attempt, position: int, frame: Frame, device: Device) -> None:
+        """Without a digest only the same source's same validator says that the bytes are the same (P2)."""
+        etag = attempt.head.etag
+        tag = parse_entity_tag(etag)
+        if position and (tag is None or tag.is_weak):
+            raise BodyBroken("nothing says that it is still the same")
+        end = attempt.size if frame.end is None else frame.end
+        part = _Part(device, position, position, end)
+        async for chunk in self._chunks(_alike(flight.plan, attempt), position, end, etag if position else "", attempt):
+            await part.take(chunk)
+        await part.end()
+
+    async def send_range(self, flight: Flight, followed: Attempt, frame: Frame, size: int, device: Device) -> None:
+        """Send a range far ahead of a flight's attempt. With the last byte, its tail waits until the whole is verified
+        and
         equal. RangeRefused when it has to come with the flight.
         """
         if frame.end is None:
             raise BodyBroken("a range needs a size")
-        followed = flight.attempt
+        plan = _alike(flight.plan, followed)
+        alike = followed if plan.digest is None else None
         hold_back = HOLD_BACK_SIZE if frame.end == size else 0
         hasher, tail = hashlib.sha256(), bytearray()
-        async for chunk in self._chunks(_alike(flight.plan, followed), frame.start, frame.end, _validator(flight)):
+        async for chunk in self._chunks(plan, frame.start, frame.end, _validator(plan, followed), alike):
             _check_flight(flight, followed)
             hasher.update(chunk)
             tail += chunk
@@ -83,25 +113,37 @@ class Alone:
             _check_flight(flight, followed)
             if flight.is_stored:
                 raise BodyBroken("stored by another process meanwhile")
+            if flight.attempt.spool_end is not None or flight.attempt.window is not None:
+                raise BodyBroken("a window keeps nothing to compare with, and would wait for us")
             await flight.signal.wait()
         attempt = flight.attempt
-        if attempt.reader is None or attempt.window is not None:
+        if attempt.reader is None or attempt.spool_end is not None:
             raise BodyBroken("nothing to compare with")
         attempt.hold()
         try:
-            same = await asyncio.to_thread(_hash_range, attempt, start, end)
+            same = hashlib.sha256()
+            await asyncio.to_thread(hash_range, attempt.reader, start, end, same)
         finally:
             attempt.let_go()
-        if same != hasher.hexdigest():
+        if same.hexdigest() != hasher.hexdigest():
             raise BodyBroken("the range is not what the whole has there")
 
-    async def _chunks(self, plan: Plan, start: int, end: int, if_range: str = "") -> AsyncIterator[bytes]:
-        """Bytes start <= i < end from the first source that delivers exactly them; RangeRefused before the first."""
-        async with self._slots:
+    async def _chunks(
+        self, plan: Plan, start: int, end: int | None, if_range: str = "", alike: Attempt | None = None
+    ) -> AsyncIterator[bytes]:
+        """Bytes start <= i < end (None: all) from the first source that delivers exactly them; RangeRefused before the
+        first.
+
+        alike: the source must still say the same of what it has as it did in this attempt.
+        """
+        async with self._slot():
             deadline = asyncio.get_running_loop().time() + plan.first_byte_deadline_seconds
+            is_whole = start == 0 and (end is None or end == plan.size)
             opened = self._fetcher.open(
                 plan.sources,
-                lambda source: UpstreamRequest(source=source, offset=start, end=end, if_range=if_range),
+                lambda source: UpstreamRequest(
+                    source=source, offset=start, end=None if is_whole else end, if_range=if_range
+                ),
                 digest=plan.digest,
                 deadline=deadline,
                 must_exist=plan.must_exist,
@@ -110,25 +152,68 @@ class Alone:
                 metrics.range_request(fetched.source.remote.name)
                 if fetched.response.offset != start:
                     raise RangeRefused("it was answered with the whole")  # a remote may: it is not to blame
+                if alike is not None and not _is_alike(fetched, alike):
+                    raise RangeRefused("it has changed upstream")
                 async for chunk in self._exactly(fetched, plan, start, end):
                     yield chunk
 
-    async def _exactly(self, fetched: Fetched, plan: Plan, start: int, end: int) -> AsyncIterator[bytes]:
-        response, left = fetched.response, end - start
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of the ranged requests that this process may have at a time; RangeRefused when none is free soon."""
+        try:
+            async with asyncio.timeout(SLOT_SECONDS):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise RangeRefused("too many ranged requests") from None
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    async def _exactly(self, fetched: Fetched, plan: Plan, start: int, end: int | None) -> AsyncIterator[bytes]:
+        response, left = fetched.response, 0 if end is None else end - start
         try:
             if plan.size is not None and response.size not in {None, plan.size}:
                 raise UpstreamProtocolError("a range of another size", host=response.host)
             async for chunk in response.chunks():
                 metrics.upstream_bytes(fetched.source.remote.name, len(chunk))
                 left -= len(chunk)
-                if left < 0:
+                if left < 0 and end is not None:
                     raise UpstreamProtocolError("answered more than the range", host=response.host)
                 yield chunk
-            if left:
+            if left > 0:
                 raise UpstreamProtocolError("answered less than the range", host=response.host)
+            await self._fetcher.ended(fetched)
         except UpstreamError as error:
             await self._fetcher.failed(fetched.source, error)
             raise BodyBroken(str(error)) from error
+
+
+@dataclass(slots=True)
+class _Part:
+    """What a device gets of a body that is read from `position` on: the bytes start <= i < stop (None: all), of which
+    the last HOLD_BACK_SIZE wait for `end`.
+    """
+
+    device: Device
+    position: int
+    start: int
+    stop: int | None
+    held: bytearray = field(default_factory=bytearray)
+
+    async def take(self, chunk: bytes) -> None:
+        """Send what this chunk lets go."""
+        first = max(0, self.start - self.position)
+        last = len(chunk) if self.stop is None else max(0, self.stop - self.position)
+        self.position += len(chunk)
+        self.held += chunk[first:last]
+        if len(self.held) > HOLD_BACK_SIZE:
+            await self.device.send_bytes(bytes(self.held[:-HOLD_BACK_SIZE]))
+            del self.held[:-HOLD_BACK_SIZE]
+
+    async def end(self) -> None:
+        """Send what was held back."""
+        await self.device.send_bytes(bytes(self.held))
 
 
 @asynccontextmanager
@@ -142,6 +227,17 @@ async def _refusing(opened: AbstractAsyncContextManager[Fetched]) -> AsyncIterat
         yield fetched
 
 
+def _is_inner(frame: Frame, attempt: Attempt) -> bool:
+    """Whether a range ends before the last byte."""
+    return frame.end is not None and attempt.size is not None and frame.end < attempt.size
+
+
+def _is_alike(fetched: Fetched, attempt: Attempt) -> bool:
+    response, head = fetched.response, attempt.head
+    is_same_size = attempt.size is None or response.size in {None, attempt.size}
+    return is_same_size and (response.etag, response.last_modified) == (head.etag, head.last_modified)
+
+
 def _alike(plan: Plan, attempt: Attempt) -> Plan:
     """The plan with those sources alone that are known to have the attempt's bytes: without a digest its own."""
     if plan.digest is not None:
@@ -149,24 +245,12 @@ def _alike(plan: Plan, attempt: Attempt) -> Plan:
     return replace(plan, sources=[source for source in plan.sources if source.remote.name == attempt.remote])
 
 
-def _validator(flight: Flight) -> str:
+def _validator(plan: Plan, attempt: Attempt) -> str:
     """The If-Range of a range that no digest vouches for."""
-    return "" if flight.plan.digest is not None else flight.attempt.head.etag
+    return "" if plan.digest is not None else attempt.head.etag
 
 
 def _check_flight(flight: Flight, followed: Attempt) -> None:
     """A flight that fails, or whose bytes were wrong, resets the ranges that were sent meanwhile."""
     if flight.error is not None or followed.state is FlightState.WRONG:
         raise BodyBroken("the flight failed")
-
-
-def _hash_range(attempt: Attempt, start: int, end: int) -> str:
-    hasher = hashlib.sha256()
-    position = start
-    while position < end and attempt.reader is not None:
-        data = attempt.reader.read(position, min(MIB, end - position))
-        if not data:
-            break
-        hasher.update(data)
-        position += len(data)
-    return hasher.hexdigest()

@@ -16,7 +16,7 @@ import structlog
 
 from contentapp.coordination.base import FlightState
 from contentapp.core.conditional import content_tag, names_content, undigested_tag, unverified_tag
-from contentapp.core.errors import ContentUnavailable
+from contentapp.core.errors import ContentDenied, ContentNotFound, ContentUnavailable
 from contentapp.core.httpdate import parse_http_date
 from contentapp.core.records import ArtifactRecord, Distribution
 from contentapp.core.settings import EngineSettings
@@ -98,7 +98,9 @@ class Delivery:
                     return
             if content.entry is not None:
                 content = replace(content, digest=None, size=None, entry=None)  # its artifact is gone
-            if position is not None:
+            if position is not None and opened is not None:
+                # The device was promised this size, whatever else is known of the content.
+                content = replace(content, size=opened[0].size)
                 await self._continue(content, device, position, served)
                 return
             if request.is_head:
@@ -110,6 +112,10 @@ class Delivery:
             except (Outdated, ExpectationOutdated):
                 if device.has_begun:
                     raise
+            except (ContentUnavailable, ContentDenied):
+                if device.has_begun or not await self._deliver_previous(request, content, device, served):
+                    raise
+                return
         raise ContentUnavailable("it keeps changing upstream", "unexpected EOF", 1.0)
 
     # From the storage.
@@ -135,44 +141,89 @@ class Delivery:
             answer = frame(request, stored(content, record), now())
             await device.begin(answer)
             if answer.has_body and answer.end is not None:
-                reached = await device.send_file(reader, answer.start, answer.end)
+                reached = await self._send_stored(record, reader, answer.start, answer.end, device)
                 if reached < answer.end:
-                    await self._store.damaged(record.digest, f"unreadable at {reached}")
                     return answer, reached
         finally:
             reader.close()
         await device.finish()
         return None
 
+    async def _deliver_previous(self, request: DeviceRequest, content: Content, device: Device, served: Served) -> bool:
+        """What was there before, while what is new can't be had (P7); whether it is there."""
+        if content.previous is None or (opened := await self._open(content.previous)) is None:
+            return False
+        if await self._deliver_stored(request, content.previous, *opened, device, served) is not None:
+            raise BodyBroken("damaged, and without a digest to go on by")
+        return True
+
+    async def _send_stored(
+        self, record: ArtifactRecord, reader: ArtifactReader, start: int, end: int, device: Device
+    ) -> int:
+        """How far it came; less than `end` means that the artifact is damaged there, and out of the way now."""
+        reached = await device.send_file(reader, start, end)
+        if reached < end:
+            await self._store.damaged(record, f"unreadable at {reached}", reader)
+        return reached
+
     async def _continue(self, content: Content, device: Device, broken: tuple[Frame, int], served: Served) -> None:
-        """The artifact was damaged in the middle: go on at the offset, from a flight (P7)."""
+        """The artifact was damaged in the middle: go on at the offset (P7), from a flight, or from what another
+        device's flight has stored meanwhile.
+        """
         answer, position = broken
-        if not content.is_digested:
+        if not content.is_digested or answer.end is None:
             raise BodyBroken("damaged, and without a digest to go on by")
         served.outcome = "miss"
+        for _ in range(RESOLUTIONS):
+            if (opened := await self._open(content)) is not None:
+                record, reader = opened
+                try:
+                    position = await self._send_stored(record, reader, position, answer.end, device)
+                finally:
+                    reader.close()
+            if position < answer.end:
+                try:
+                    await self._follow_from(content, replace(answer, start=position), device)
+                except Outdated:
+                    continue
+            await device.finish()
+            return
+        raise BodyBroken("it keeps being damaged")
+
+    async def _follow_from(self, content: Content, rest: Frame, device: Device) -> None:
+        """Send the rest of an answer that has begun; Outdated when it is stored now."""
         flight, _ = self._flights.join(self._resolver.plan(content))
         rule = self._rule(content, None)
         try:
-            attempt, _ = await until_ready(flight, rule, lambda attempt: replace(answer, start=position))
-            await send(flight, attempt, replace(answer, start=position), device, rule)
+            attempt, _ = await until_ready(flight, rule, lambda attempt: rest)
+            try:
+                await send(flight, attempt, rest, device, rule)
+            except BehindWindow as behind:
+                await self._alone.send_rest(flight, behind, rest, device)
         finally:
             self._flights.leave(flight)
-        await device.finish()
 
     # From upstream.
 
     async def _deliver_head(self, request: DeviceRequest, content: Content, device: Device, served: Served) -> None:
         """The head that a GET would have: never a body's transfer."""
-        served.outcome = "miss"
-        fetched = await self._resolver.head(content.sources, content.digest, content.distribution)
-        known = None if content.digest is None else await self._resolver.modified(content.digest)
-        representation = announced(content, fetched, known)
+        attempt = self._flights.attempt(content.key)
+        if attempt is not None:
+            served.outcome = "hit" if attempt.state is FlightState.VERIFIED else "collapsed"
+            served.outcome = served.outcome if attempt.keep else "streamed"
+            representation = in_flight(content, attempt, served.outcome)
+        else:
+            served.outcome = "miss"
+            fetched = await self._resolver.head(content)
+            known = None if content.digest is None else await self._resolver.modified(content.digest)
+            representation = announced(content, fetched, known)
         await device.begin(frame(request, representation, now()))
         await device.finish()
 
     async def _deliver_flight(self, request: DeviceRequest, content: Content, device: Device, served: Served) -> None:
         """Join the one flight, or start it; send what it brings as it may be released."""
-        flight, is_joined = self._flights.join(self._resolver.plan(content))
+        plan = self._resolver.plan(content)
+        flight, is_joined = self._flights.join(plan)
         is_done = is_joined and flight.attempt.state is FlightState.VERIFIED
         rule = self._rule(content, request)
 
@@ -200,6 +251,10 @@ class Delivery:
                     await self._send(flight, attempt, answer, device, rule)
             finally:
                 attempt.let_go()
+        except (ContentUnavailable, ContentNotFound, ContentDenied) as error:
+            if device.has_begun or error is not flight.error or flight.tried_all(plan):
+                raise
+            raise Outdated("another name's sources failed, not all of ours") from error
         finally:
             self._flights.leave(flight)
         await device.finish()
@@ -207,15 +262,12 @@ class Delivery:
     async def _send(self, flight: Flight, attempt: Attempt, answer: Frame, device: Device, rule: Rule) -> None:
         if attempt.size is not None and is_far(attempt, answer, rule):
             with suppress(RangeRefused):  # then it comes with the flight
-                await self._alone.send_range(flight, answer, attempt.size, device)
+                await self._alone.send_range(flight, attempt, answer, attempt.size, device)
                 return
         try:
             await send(flight, attempt, answer, device, rule)
         except BehindWindow as behind:
-            digest, place = flight.plan.digest, behind.place
-            if digest is None or attempt.size is None or place.mark is None or answer.end != attempt.size:
-                raise
-            await self._alone.send_rest(flight.plan, digest, attempt.size, place.position, place.mark.copy(), device)
+            await self._alone.send_rest(flight, behind, answer, device)
 
     def _rule(self, content: Content, request: DeviceRequest | None) -> Rule:
         settings = content.distribution.settings
@@ -259,8 +311,9 @@ def stored(content: Content, record: ArtifactRecord) -> Representation:
 
 
 def _stored_status(content: Content) -> str:
-    if content.is_stale:
-        return "hit; detail=stale-if-error"
+    if content.is_stale and content.entry is not None:
+        fresh_until = content.entry.checked_at.timestamp() + content.distribution.settings.content_ttl_seconds
+        return f"hit; ttl={min(-1, int(fresh_until - now().timestamp()))}; detail=stale-if-error"
     return "fwd=stale; fwd-status=200" if content.is_revalidated else "hit"
 
 
@@ -286,6 +339,7 @@ def in_flight(content: Content, attempt: Attempt, outcome: str) -> Representatio
         digest=digest,
         etag=content_tag(digest) if is_verified else unverified_tag(digest, attempt.id),
         is_current=lambda opaque: names_content(opaque, digest, lambda flight: flight == attempt.id),
+        is_resumable=lambda opaque: is_verified or opaque == f"{digest}-{attempt.id}",
         last_modified=attempt.head.modified,
         is_verified=is_verified,
         is_private=content.is_private,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from contentapp.core.errors import (
     ContentAppError,
     ContentNotFound,
+    ContentUnavailable,
     MetadataInvalid,
     UpstreamError,
     UpstreamProtocolError,
@@ -21,7 +22,10 @@ from contentapp.pipeline.route import Route
 from contentapp.plugins import container, container_manifest, container_tags
 from contentapp.upstream.base import UpstreamRequest, UpstreamResponse
 
-LIST_SIZE = 16 * MIB
+WITHOUT_API = frozenset({400, 404, 405, 410, 501})
+"""How registries without the referrers API answer."""
+
+LIST_SIZE = 8 * MIB
 """Largest tag list or referrers answer that is read."""
 
 
@@ -60,20 +64,28 @@ class Discovery:
             link = container_tags.next_link(response.headers.get("Link"), route.path)
             return Listed(body, container.OCI_INDEX, link, is_filtered=bool(route.path.artifact_type))
 
+        refusals = Refusals()
         try:
-            return await self._ask(route, _sources(route, route), read)
-        except ContentNotFound:
+            return await self._ask(route, _sources(route, route), read, refusals)
+        except (ContentNotFound, ContentUnavailable):
+            if not all(refusal.status in WITHOUT_API for refusal in refusals.items):
+                raise
             fallback = replace(route, path=container.referrers_tag_path(route.path))
         try:
             return await self._ask(route, _sources(fallback, fallback), read)
         except ContentNotFound:
-            return Listed(container_manifest.referrers_index([]), container.OCI_INDEX)
+            none = container_manifest.referrers_index([])
+            return Listed(none, container.OCI_INDEX, is_filtered=bool(route.path.artifact_type))
 
     async def _ask(
-        self, route: Route, sources: Sequence[Source], read: Callable[[bytes, UpstreamResponse], Listed]
+        self,
+        route: Route,
+        sources: Sequence[Source],
+        read: Callable[[bytes, UpstreamResponse], Listed],
+        refusals: Refusals | None = None,
     ) -> Listed:
         deadline = asyncio.get_running_loop().time() + route.distribution.settings.first_byte_deadline_seconds
-        refusals, left = Refusals(), list(sources)
+        refusals, left = Refusals() if refusals is None else refusals, list(sources)
         while True:
             async with self._fetcher.open(
                 left, lambda source: UpstreamRequest(source=source), deadline=deadline, refusals=refusals
@@ -81,7 +93,9 @@ class Discovery:
                 try:
                     body = await fetched.response.read(LIST_SIZE)
                     metrics.upstream_bytes(fetched.source.remote.name, len(body))
-                    return await asyncio.to_thread(read, body, fetched.response)
+                    listed = await asyncio.to_thread(read, body, fetched.response)
+                    await self._fetcher.ended(fetched)
+                    return listed
                 except (MetadataInvalid, UpstreamError) as error:
                     failure = error
             await self._failed(refusals, fetched.source, failure, fetched.response.host)
@@ -94,4 +108,6 @@ class Discovery:
 
 
 def _sources(route: Route, of: Route) -> list[Source]:
-    return [container.locate(remote, route.name, of.path) for remote in route.distribution.remotes]
+    """What goes wrong with a list says nothing of the repository's contents, so it has a path of its own."""
+    located = [container.locate(remote, route.name, of.path) for remote in route.distribution.remotes]
+    return [replace(source, path=source.url) for source in located]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from contentapp.coordination.base import Admission, Coordination
@@ -30,7 +30,9 @@ from contentapp.metrics import metrics, upstream_result
 from contentapp.upstream.base import HostGate, Upstream, UpstreamRequest, UpstreamResponse
 
 RATE_LIMIT_SECONDS = 60.0
-HEAD_REFUSED = frozenset({400, 405, 501})
+SLACK_SECONDS = 0.25
+HEAD_REFUSED = frozenset({400, 403, 405, 501})
+"""Stores whose URLs are signed for GET answer a HEAD with 403: the GET that follows tells."""
 DEFAULT_RETRY_AFTER_SECONDS = 5.0
 
 
@@ -47,6 +49,7 @@ class Refusal:
     reason: str
     phrase: str = "connection refused"
     retry_after_seconds: float = DEFAULT_RETRY_AFTER_SECONDS
+    status: int = 0
 
 
 @dataclass(slots=True)
@@ -82,10 +85,11 @@ class Refusals:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An open answer and the source it came from."""
+    """An open answer and the source it came from; `hosts` have all had a part in it."""
 
     source: Source
     response: UpstreamResponse
+    hosts: frozenset[str] = frozenset()
 
 
 def digest_rule(settings: RemoteSettings) -> CooldownRule:
@@ -137,19 +141,28 @@ def refusal_of(source: Source, error: ContentAppError) -> Refusal:
     """What an error of one source means for the whole."""
     phrase = error.phrase if isinstance(error, UpstreamError) else "connection refused"
     if isinstance(error, UpstreamStatusError) and error.status in {404, 410}:
-        return Refusal(source.remote.name, "absent", "answered 404")
+        return Refusal(source.remote.name, "absent", "answered 404", status=error.status)
     if isinstance(error, UpstreamStatusError) and error.status in {401, 403}:
         return Refusal(source.remote.name, "denied", str(error))
     after = getattr(error, "retry_after_seconds", None) or DEFAULT_RETRY_AFTER_SECONDS
-    return Refusal(source.remote.name, "failed", str(error), phrase, after)
+    return Refusal(source.remote.name, "failed", str(error), phrase, after, getattr(error, "status", 0))
 
 
 class Fetcher:
     """Opens one of several sources; keeps the book of cooldowns."""
 
-    def __init__(self, upstream: Upstream, coordination: Coordination, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        coordination: Coordination,
+        *,
+        on_absent: Callable[[Digest, Remote], Awaitable[None]] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`on_absent` is told of a remote that answered 404 for an artifact: it is no live source of it any more."""
         self._upstream = upstream
         self._coordination = coordination
+        self._on_absent = on_absent
         self._clock = clock
 
     @asynccontextmanager
@@ -177,39 +190,51 @@ class Fetcher:
             if isinstance(admission, Refusal):
                 noted.add(admission)
                 continue
-            left = await self._left(sources[index + 1 :], digest)
-            prepared = replace(request(source), gate=self._gate(source.remote), is_last=left == 0)
-            opened = self._upstream.open(replace(prepared, deadline=_share(deadline, left + 1)))
+            trials, hosts = list(admission.trials), {describe_origin(source.url)}
             try:
-                response = await self._enter(opened, deadline, left)
-            except ContentAppError as error:
-                if prepared.method == "HEAD" and getattr(error, "status", 0) in HEAD_REFUSED:
-                    await self._coordination.end_trials(admission.trials)
-                    raise HeadRefused(str(error)) from error
-                noted.add(refusal_of(source, error))
-                await self.failed(source, error)
-                await self._coordination.end_trials(admission.trials)
-                metrics.failover(source.remote.name)
-                continue
-            except BaseException:
-                await asyncio.shield(self._coordination.end_trials(admission.trials))
-                raise
-            try:
-                await self._succeeded(source, response)
-                yield Fetched(source, response)
+                left = await self._left(sources[index + 1 :], digest)
+                share = _share(deadline, left + 1)
+                gate = self._gate(source, hosts, trials)
+                prepared = replace(request(source), gate=gate, is_last=left == 0, deadline=share)
+                opened = self._upstream.open(prepared)
+                try:
+                    response = await self._enter(opened, share)
+                except ContentAppError as error:
+                    noted.add(await self._refused(source, prepared, digest, error))
+                    if left:
+                        metrics.failover(source.remote.name)
+                    continue
+                try:
+                    fetched = Fetched(source, response, frozenset({*hosts, response.host}))
+                    await self._begun(fetched, prepared)
+                    yield fetched
+                finally:
+                    await opened.__aexit__(None, None, None)
             finally:
-                await opened.__aexit__(None, None, None)
                 # A trial that came to a verdict is over already; one that did not is given back.
-                await asyncio.shield(self._coordination.end_trials(admission.trials))
+                await asyncio.shield(self._coordination.end_trials(trials))
             return
         raise noted.error(must_exist=must_exist)
 
-    async def _enter(self, opened: object, deadline: float | None, left: int) -> UpstreamResponse:
-        """The head of the answer, within this source's share of the time that is left."""
+    async def _refused(
+        self, source: Source, request: UpstreamRequest, digest: Digest | None, error: ContentAppError
+    ) -> Refusal:
+        """Note one source's failure in the books; HeadRefused if it only does not do HEAD."""
+        status = getattr(error, "status", 0)
+        if request.method == "HEAD" and status in HEAD_REFUSED:
+            raise HeadRefused(str(error)) from error
+        await self.failed(source, error)
+        if digest is not None and status in {404, 410} and self._on_absent is not None:
+            await self._on_absent(digest, source.remote)
+        return refusal_of(source, error)
+
+    async def _enter(
+        self, opened: AbstractAsyncContextManager[UpstreamResponse], deadline: float | None
+    ) -> UpstreamResponse:
+        """The head of the answer. The exchange keeps the deadline itself; this is for what can't."""
         try:
-            async with asyncio.timeout_at(_share(deadline, left + 1)):
-                response: UpstreamResponse = await opened.__aenter__()  # type: ignore[attr-defined]
-                return response
+            async with asyncio.timeout_at(None if deadline is None else deadline + SLACK_SECONDS):
+                return await opened.__aenter__()
         except TimeoutError:
             raise UpstreamTimeout("no answer before the deadline") from None
 
@@ -218,7 +243,7 @@ class Fetcher:
         absent = await self._coordination.cooldown(_absent(source))
         now = self._clock()
         if absent is not None and absent.until > now:
-            return Refusal(source.remote.name, "absent", "answered 404 a short time ago")
+            return Refusal(source.remote.name, "absent", "answered 404 a short time ago", status=404)
         admission = await self._coordination.admit(scopes)
         if admission.is_admitted:
             return admission
@@ -243,19 +268,22 @@ class Fetcher:
             scope_of(ScopeKind.REMOTE, remote),
             scope_of(ScopeKind.HOST, remote, describe_origin(source.url)),
             scope_of(ScopeKind.PATH, remote, source.path),
+            scope_of(ScopeKind.PATH, remote, source.url),
         ]
         if digest is not None:
             scopes.append(scope_of(ScopeKind.ARTIFACT, remote, str(digest)))
         return scopes
 
-    def _gate(self, remote: Remote) -> HostGate:
-        """Stops an exchange before a host (token server, CDN) that cools down for this remote."""
-        own = describe_origin(remote.url)
+    def _gate(self, source: Source, admitted: set[str], trials: list[Scope]) -> HostGate:
+        """Stops an exchange before a host (token server, CDN) that cools down for this remote.
+
+        Adds those that it lets through, and the trials that this takes.
+        """
 
         async def gate(host: str) -> None:
-            if host == own:
-                return  # admitted before
-            admission = await self._coordination.admit([scope_of(ScopeKind.HOST, remote, host)])
+            if host in admitted:
+                return  # by this exchange, or by the try of it before
+            admission = await self._coordination.admit([scope_of(ScopeKind.HOST, source.remote, host)])
             if not admission.is_admitted:
                 seconds = admission.retry_after_seconds
                 raise HostCooling(
@@ -263,16 +291,33 @@ class Fetcher:
                     host=host,
                     retry_after_seconds=seconds,
                 )
+            admitted.add(host)
+            trials.extend(admission.trials)
 
         return gate
 
-    async def _succeeded(self, source: Source, response: UpstreamResponse) -> None:
-        """An answer's head clears host and path; artifact and remote wait until its bytes are known to be right."""
-        hosts = {describe_origin(source.url), response.host}
-        scopes = [scope_of(ScopeKind.HOST, source.remote, host) for host in hosts]
-        scopes += [scope_of(ScopeKind.PATH, source.remote, source.path), _absent(source)]
-        await self._coordination.record_success(scopes)
-        metrics.upstream_request(source.remote.name, "not_modified" if response.status == 304 else "ok")
+    async def _begun(self, fetched: Fetched, request: UpstreamRequest) -> None:
+        """An answer's head clears what was held against its path; against its hosts only where no body follows."""
+        source, status = fetched.source, fetched.response.status
+        subjects = (source.path, source.url)
+        cleared = [scope_of(ScopeKind.PATH, source.remote, subject) for subject in subjects]
+        await self._coordination.record_success([*cleared, _absent(source)])
+        if request.method == "HEAD" or status == 304:
+            await self._revive(fetched)
+        metrics.upstream_request(source.remote.name, "not_modified" if status == 304 else "ok")
+
+    async def _revive(self, fetched: Fetched) -> None:
+        """An answer without a body ends a host's cooldown, but not the count of bodies that broke."""
+        for host in fetched.hosts:
+            scope = scope_of(ScopeKind.HOST, fetched.source.remote, host)
+            state = await self._coordination.cooldown(scope)
+            if state is not None and state.level > 0:
+                await self._coordination.record_success([scope])
+
+    async def ended(self, fetched: Fetched) -> None:
+        """The exchange has come to its proper end: all its hosts do what they should."""
+        remote = fetched.source.remote
+        await self._coordination.record_success([scope_of(ScopeKind.HOST, remote, host) for host in fetched.hosts])
 
     async def failed(self, source: Source, error: ContentAppError) -> None:
         """Count one failed exchange in the scope that is to blame (P3)."""
@@ -293,15 +338,19 @@ class Fetcher:
             if error.credentials_refused:
                 return scope_of(ScopeKind.REMOTE, remote), remote_rule(settings, threshold=1)
             if error.status == 429:
-                return host_scope, fixed_rule(settings, error.retry_after_seconds or RATE_LIMIT_SECONDS)
+                after = error.retry_after_seconds
+                return host_scope, fixed_rule(settings, RATE_LIMIT_SECONDS if after is None else after)
             if error.status in {404, 410}:
                 return _absent(source), replace(path_rule(settings), trial_seconds=0.0)
             if error.status in {408, 502, 503, 504}:
                 return host_scope, host_rule(settings)
-            return scope_of(ScopeKind.PATH, remote, source.path), path_rule(settings)
+            # A registry says 401, 403 or 5xx for a whole name; other answers are about this one thing.
+            is_for_all = error.status in {401, 403} or error.status >= 500
+            subject = source.path if is_for_all else source.url
+            return scope_of(ScopeKind.PATH, remote, subject), path_rule(settings)
         if isinstance(error, ConnectError | UpstreamTimeout | TransferInterrupted):
             return host_scope, host_rule(settings)
-        return scope_of(ScopeKind.PATH, remote, source.path), path_rule(settings)
+        return scope_of(ScopeKind.PATH, remote, source.url), path_rule(settings)
 
     async def wrong_bytes(self, source: Source, digest: Digest, reason: str) -> None:
         """The pair's bytes did not match; three such pairs within the cooldown cool the remote."""
@@ -320,12 +369,15 @@ class Fetcher:
             if state.until > self._clock():
                 metrics.cooldown_start(remote.name, str(ScopeKind.REMOTE))
 
-    async def right_bytes(self, source: Source, digest: Digest | None) -> None:
-        """The pair's bytes matched (undigested: came whole). It ends a remote's cooldown, but not the count before
-        one.
+    async def right_bytes(self, fetched: Fetched, digest: Digest | None) -> None:
+        """The pair's bytes matched (undigested: came whole).
+
+        It ends a remote's cooldown, but does not clear the count before one: three wrong pairs need not be in a row.
         """
-        whole = scope_of(ScopeKind.REMOTE, source.remote)
-        cleared = [] if digest is None else [scope_of(ScopeKind.ARTIFACT, source.remote, str(digest))]
+        remote = fetched.source.remote
+        await self.ended(fetched)
+        whole = scope_of(ScopeKind.REMOTE, remote)
+        cleared = [] if digest is None else [scope_of(ScopeKind.ARTIFACT, remote, str(digest))]
         state = await self._coordination.cooldown(whole)
         if state is not None and state.level > 0:
             cleared.append(whole)

@@ -33,7 +33,7 @@ from contentapp.core.errors import (
 )
 from contentapp.core.records import Source
 from contentapp.metrics import metrics
-from contentapp.pipeline.intake import Intake, Received
+from contentapp.pipeline.intake import ExpectationOutdated, Intake, Received
 from contentapp.pipeline.progress import Attempt, Head, Signal, SpoolReader
 
 log = structlog.get_logger("contentapp.flight")
@@ -111,6 +111,14 @@ class Flight:
         """Whether no further attempt will come."""
         return self.error is not None or self.is_stored or self.attempt.state is FlightState.VERIFIED
 
+    def tried_all(self, plan: Plan) -> bool:
+        """Whether its failure is the last word on a plan that joined it: a digest is known by many names, each with its
+        own sources; of a flight that another process led the sources are not known.
+        """
+        tried = {source.url for source in self.plan.sources}
+        has_same_sources = all(source.url in tried for source in plan.sources)
+        return self.was_led_here and has_same_sources and self.plan.must_exist >= plan.must_exist
+
     def changed(self) -> None:
         """Tell everybody, here and in other processes."""
         if self.on_changed is not None:
@@ -148,8 +156,8 @@ class Flights:
         `leave`.
         """
         flight = self._flights.get(plan.key)
-        existed = flight is not None
-        if flight is None:
+        existed = flight is not None and flight.error is None
+        if flight is None or not existed:
             flight = Flight(plan.key, plan, Attempt())
             self._flights[plan.key] = flight
             flight.task = asyncio.create_task(self._run(flight), name=f"flight {plan.key}")
@@ -158,6 +166,12 @@ class Flights:
         flight.followers += 1
         flight.changed()
         return flight, existed
+
+    def attempt(self, key: str) -> Attempt | None:
+        """What is on its way here under a key, or has just come."""
+        flight = self._flights.get(key)
+        states = {FlightState.RUNNING, FlightState.VERIFIED}
+        return flight.attempt if flight is not None and flight.attempt.state in states else None
 
     def leave(self, flight: Flight) -> None:
         """Stop following. A transfer that is kept goes on; one that is not stops with its last follower."""
@@ -242,8 +256,12 @@ class Flights:
                 if progress.attempt and progress.attempt != flight.attempt.id:
                     flight.begin(_mirrored(progress, update.fileno, asyncio.get_running_loop().time()))
                 if progress.is_windowed and not flight.is_over:
-                    # Its bytes are in the other process's memory only: fetch for ourselves.
+                    # Its bytes are in the other process's memory only: fetch for ourselves. Those who have some of
+                    # them already go on alone.
                     metrics.degraded_flight("elsewhere")
+                    flight.attempt.spool_end = flight.attempt.arrived
+                    flight.changed()
+                    await following.close()
                     await self._lead(flight, None)
                     return
                 _apply(flight, progress)
@@ -303,6 +321,8 @@ def _described(error: ContentAppError) -> tuple[FlightState, str]:
         return FlightState.ABSENT, str(error)
     if isinstance(error, ContentDenied):
         return FlightState.DENIED, str(error)
+    if isinstance(error, ExpectationOutdated):
+        return FlightState.UNAVAILABLE, json.dumps({"is_outdated": True, "reason": error.reason})
     if isinstance(error, ContentUnavailable):
         return FlightState.UNAVAILABLE, json.dumps(
             {"reason": error.reason, "phrase": error.phrase, "retry_after_seconds": error.retry_after_seconds}
@@ -327,7 +347,9 @@ def _apply(flight: Flight, progress: FlightProgress) -> None:
         flight.fail(ERROR_STATES[progress.state](progress.detail))
         return
     if progress.state is FlightState.UNAVAILABLE:
-        flight.fail(ContentUnavailable(**json.loads(progress.detail)))
+        detail = json.loads(progress.detail)
+        kind = ExpectationOutdated if detail.pop("is_outdated", False) else ContentUnavailable
+        flight.fail(kind(**detail))
         return
     attempt = flight.attempt
     facts = json.loads(progress.head)

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from contentapp.coordination.base import FlightState
-from contentapp.core.conditional import undigested_tag
+from contentapp.core.conditional import parse_entity_tag, undigested_tag
 from contentapp.core.digest import Hasher
 from contentapp.core.errors import ContentAppError, ContentUnavailable
-from contentapp.core.settings import DistributionSettings
+from contentapp.core.settings import MIB, DistributionSettings
 from contentapp.pipeline.flight import Flight
 from contentapp.pipeline.frame import Frame
 from contentapp.pipeline.progress import Attempt
 from contentapp.pipeline.respond import Device
 from contentapp.pipeline.verify import is_verified_first, releasable
+from contentapp.storage.base import ArtifactReader
 
 MakeFrame = Callable[[Attempt], Frame]
 
@@ -71,7 +72,13 @@ async def until_ready(flight: Flight, rule: Rule, make_frame: MakeFrame) -> tupl
 
 def _release_at(attempt: Attempt, rule: Rule, frame: Frame) -> float:
     """When (loop.time()) a running attempt's head may go out even if nothing changes; 0: now."""
-    if rule.is_strict or (rule.is_old_http and attempt.size is None):
+    is_whole_first = rule.is_strict or (rule.is_old_http and attempt.size is None)
+    if attempt.is_stalled:
+        # Nothing more comes until somebody takes what has come.
+        if is_whole_first and not rule.is_strict:
+            raise ContentUnavailable("there is no room to verify it before its first byte", "i/o timeout")
+        return 0.0
+    if is_whole_first:
         return float("inf")
     if not frame.has_body or is_far(attempt, frame, rule):
         return 0.0
@@ -121,19 +128,28 @@ async def send(
             end = attempt.size if frame.end is None else frame.end
             if end is not None and place.position >= end and _is_complete(attempt, end):
                 return
-            limit = releasable(attempt, frame.end, is_strict=rule.is_strict)
+            is_held = rule.is_strict and not _has_held_tail(attempt, end)
+            limit = releasable(attempt, frame.end, is_strict=is_held)
             limit = limit if end is None else min(limit, end)
             if limit > place.position:
-                await _feed(attempt, device, place, limit)
+                if not await _feed(attempt, device, place, limit):
+                    raise await _behind(flight, attempt, place, is_strict=rule.is_strict)
             elif attempt.is_final and attempt.state is not FlightState.VERIFIED:
                 if place.position != frame.start:
                     raise BodyBroken(f"attempt {attempt.state}")
-                attempt = await _next(flight, attempt, frame, follower)
+                attempt = await _next(flight, attempt, frame, follower, is_digested=rule.is_digested)
+            elif attempt.is_out_of_reach or (is_held and attempt.window is not None):
+                raise await _behind(flight, attempt, place, is_strict=rule.is_strict)
             else:
                 await flight.signal.wait()
     finally:
         attempt.positions.pop(follower, None)
         attempt.let_go()
+
+
+def _has_held_tail(attempt: Attempt, end: int | None) -> bool:
+    """Whether a window holds the last bytes back anyway; it would never move if a device took none before them."""
+    return attempt.window is not None and (end is None or end == attempt.size)
 
 
 def _is_complete(attempt: Attempt, end: int) -> bool:
@@ -143,49 +159,88 @@ def _is_complete(attempt: Attempt, end: int) -> bool:
     return attempt.state is FlightState.VERIFIED
 
 
-async def _next(flight: Flight, failed: Attempt, frame: Frame, follower: object) -> Attempt:
-    """The attempt after one that failed before this device had a byte of it; its head is out, so the size must
-    agree.
+async def _next(flight: Flight, failed: Attempt, frame: Frame, follower: object, *, is_digested: bool) -> Attempt:
+    """The attempt after one that failed before this device had a byte of it.
+
+    The failed one's head is out: what comes under it must be of its size and, without a digest, of its validator too.
     """
     while flight.attempt is failed or flight.attempt.state is FlightState.CONNECTING:
         if flight.error is not None or flight.is_stored:
             raise BodyBroken("no attempt is left")
         await flight.signal.wait()
     attempt = flight.attempt
-    if frame.end is not None and (attempt.size is None or attempt.size < frame.end):
+    if frame.end is not None and (attempt.size is None or attempt.size != failed.size):
         raise BodyBroken("the size has changed")
+    if not is_digested and not _has_same_validator(attempt, failed):
+        raise BodyBroken("nothing says that it is still the same")
     attempt.hold()
     failed.positions.pop(follower, None)
     failed.let_go()
     return attempt
 
 
-async def _feed(attempt: Attempt, device: Device, place: Place, limit: int) -> None:
-    """Send what is between the device's place and `limit`, or some of it."""
+def _has_same_validator(attempt: Attempt, failed: Attempt) -> bool:
+    tag = parse_entity_tag(failed.head.etag)
+    is_strong = tag is not None and not tag.is_weak
+    return is_strong and attempt.remote == failed.remote and attempt.head.etag == failed.head.etag
+
+
+async def _feed(attempt: Attempt, device: Device, place: Place, limit: int) -> bool:
+    """Send what is between the device's place and `limit`, or some of it; False when it is there no more."""
     spool_end = limit if attempt.spool_end is None else min(limit, attempt.spool_end)
     if place.position < spool_end:
         if attempt.reader is None:
             raise BodyBroken("no spool")
-        place.position = await device.send_file(attempt.reader, place.position, spool_end)
+        place.position = await device.send_file(attempt.reader, place.position, spool_end, is_on_disk=False)
         if place.position < spool_end:
             raise BodyBroken("the spool is damaged")
         place.mark = attempt.window.first_mark if attempt.window and spool_end == attempt.spool_end else None
-        return
+        return True
     piece = None if attempt.window is None else attempt.window.read(place.position)
     if piece is None:
-        raise BehindWindow(place)
+        return False
     data = piece.data[: limit - place.position]
+    if not data:
+        raise BodyBroken("the window is empty")
     await device.send_bytes(data)
     place.position += len(data)
     place.mark = piece.mark if len(data) == len(piece.data) else None
+    return True
 
 
 class BehindWindow(BodyBroken):
-    """The window has passed a device that was too slow for it, or came too late; `place` is where it stands."""
+    """A device was too slow for a window or came too late, or the window is another process's.
 
-    def __init__(self, place: Place) -> None:
+    attempt, place: of which it has how much. is_strict: as in its Rule.
+    """
+
+    def __init__(self, attempt: Attempt, place: Place, *, is_strict: bool) -> None:
         super().__init__("the window has passed")
+        self.attempt = attempt
         self.place = place
+        self.is_strict = is_strict
+
+
+async def _behind(flight: Flight, attempt: Attempt, place: Place, *, is_strict: bool) -> BehindWindow:
+    """With the mark, wherever what came before is still there to be hashed."""
+    reader, hasher = attempt.reader, flight.plan.hasher()
+    if place.position == 0:
+        place.mark = hasher
+    elif place.mark is None and reader is not None and place.position <= (attempt.spool_end or 0):
+        await asyncio.to_thread(hash_range, reader, 0, place.position, hasher)
+        place.mark = hasher
+    return BehindWindow(attempt, place, is_strict=is_strict)
+
+
+def hash_range(reader: ArtifactReader, start: int, end: int, hasher: Hasher) -> None:
+    """Run the bytes start <= i < end of a spool through a hash; blocking. What can't be read makes it a wrong one."""
+    position = start
+    while position < end:
+        data = reader.read(position, min(MIB, end - position))
+        if not data:
+            return
+        hasher.update(data)
+        position += len(data)
 
 
 async def _wait(flight: Flight, wake: float | None) -> None:

@@ -28,7 +28,9 @@ def no_tag(opaque: str) -> bool:
 class Representation:
     """What would be sent for the whole.
 
-    etag: with its quotes, "" for none. is_current: whether an opaque tag names these bytes. is_verified: the whole
+    etag: with its quotes, "" for none. is_current: whether an opaque tag names these bytes;
+    is_resumable: whether it also says that what came before is of the same transfer (If-Range), None: the same.
+    is_verified: the whole
     digest
     is known to match already. size None: unknown, sent chunked without ranges. cache_status: what follows "contentapp;
     ".
@@ -39,6 +41,7 @@ class Representation:
     digest: Digest | None = None
     etag: str = ""
     is_current: TagTest = no_tag
+    is_resumable: TagTest | None = None
     last_modified: datetime | None = None
     is_verified: bool = False
     is_private: bool = False
@@ -99,7 +102,7 @@ def _range(
     header = request.range_header
     if header is None or not if_range_holds(
         request.headers.get("If-Range"),
-        is_current=content.is_current,
+        is_current=content.is_resumable or content.is_current,
         last_modified=content.last_modified,
         is_date_strong=content.is_verified,
         now=now,
@@ -115,6 +118,7 @@ def _unsatisfiable(wanted: Unsatisfiable, size: int) -> Frame:
         "Content-Length": "0",
         "Cache-Control": "no-store",
         "Accept-Ranges": "bytes",
+        "X-Content-Type-Options": "nosniff",
     }
     return Frame(status=416, headers=headers, end=0, has_body=False)
 

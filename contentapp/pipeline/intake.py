@@ -38,7 +38,21 @@ if TYPE_CHECKING:
 log = structlog.get_logger("contentapp.intake")
 
 PENDING_SIZE = 4 * MIB
-"""Bytes of one flight that wait for the writing thread; more than this stops reading from upstream."""
+"""Bytes of one flight that may wait for the writing thread."""
+
+
+FACT_LENGTH = 512
+"""Longer validators and media types count as none."""
+
+PENDING_OF_ALL = 64 * MIB
+"""The same of all flights of a process together."""
+
+LEAST_PENDING_SIZE = 256 * 1024
+
+WINDOWS_OF_ALL = 64 * MIB
+"""Memory of all flights of a process that have no room on disk."""
+
+LEAST_WINDOW_SIZE = 256 * 1024
 
 
 class ExpectationOutdated(ContentUnavailable):
@@ -47,6 +61,12 @@ class ExpectationOutdated(ContentUnavailable):
 
 class WrongBytes(ContentAppError):
     """The body is not what the digest or the size says."""
+
+
+class WrongSize(WrongBytes):
+    """Not as long as a manifest or listing says. Either may be wrong, and whoever can publish a manifest can make it
+    so: the pair (remote, artifact) and the remote must not cool for it.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +89,19 @@ class Intake:
         self._storage = storage
         self._executor = executor
         self._settings = settings
+        self._spooling = 0
+        self._windowed: set[Attempt] = set()
+
+    @property
+    def pending_size(self) -> int:
+        """Bytes of one flight that may wait for the writing thread now; more than this stops reading from upstream."""
+        return max(LEAST_PENDING_SIZE, min(PENDING_SIZE, PENDING_OF_ALL // max(1, self._spooling)))
+
+    @property
+    def window_size(self) -> int:
+        """Bytes of one flight that are kept in memory now, when there is no room on disk."""
+        size = self._settings.window_size
+        return max(LEAST_WINDOW_SIZE, min(size, max(size, WINDOWS_OF_ALL) // max(1, len(self._windowed))))
 
     async def run(self, flight: Flight) -> None:
         """Attempts until one is verified; raises the error for those who still wait when no source is left."""
@@ -103,6 +136,8 @@ class Intake:
         except (UpstreamProtocolError, WrongBytes) as error:
             return await self._blame(flight, fetched, error)
         try:
+            if flight.is_deserted:  # all left before the head had come
+                raise ContentUnavailable("nobody wants it any more", "unexpected EOF", 1.0)
             hasher = await self._receive(flight, attempt, writer, fetched)
             _check_whole(plan, attempt, hasher)
         except (UpstreamError, WrongBytes) as error:
@@ -127,9 +162,9 @@ class Intake:
             remote=fetched.source.remote.name,
             started=asyncio.get_running_loop().time(),
             head=Head(
-                media_type=response.headers.get("Content-Type", ""),
-                etag=response.etag,
-                last_modified=response.last_modified,
+                media_type=_fact(response.headers.get("Content-Type", "")),
+                etag=_fact(response.etag),
+                last_modified=_fact(response.last_modified),
                 modified_at=modified.isoformat(),
             ),
         )
@@ -138,8 +173,16 @@ class Intake:
             writer = await self._storage.begin(flight.key, size=size, keep=attempt.keep)
             attempt.reader = writer.follow()
         except StorageError as error:
+            if writer is not None:
+                await writer.abort()
+                writer = None
             self._degrade(attempt, plan.hasher(), error)
-        flight.begin(attempt)
+        try:
+            flight.begin(attempt)
+        except BaseException:
+            if writer is not None:
+                await asyncio.shield(writer.abort())
+            raise
         return attempt, writer
 
     def _degrade(self, attempt: Attempt, hasher: Hasher, error: StorageError) -> None:
@@ -148,7 +191,12 @@ class Intake:
         metrics.degraded_flight(reason)
         log.warning("delivering unstored", reason=reason, error=str(error))
         attempt.spool_end = attempt.arrived
-        attempt.window = Window(self._settings.window_size, attempt.arrived, hasher.copy())
+        self._windowed.add(attempt)
+        attempt.on_closed = lambda: self._windowed.discard(attempt)
+        attempt.window = Window(self.window_size, attempt.arrived, hasher.copy())
+        for other in self._windowed:
+            if other.is_final and other.window is not None:  # the others make room as they go on
+                other.window.shrink(self.window_size)
 
     async def _receive(
         self, flight: Flight, attempt: Attempt, writer: ArtifactWriter | None, fetched: Fetched
@@ -157,7 +205,11 @@ class Intake:
         hasher = flight.plan.hasher()
         chunks = _bounded(fetched, attempt.size)
         if writer is not None:
-            rest = await _Spooling(self, flight, attempt, writer, hasher).run(chunks)
+            self._spooling += 1
+            try:
+                rest = await _Spooling(self, flight, attempt, writer, hasher).run(chunks)
+            finally:
+                self._spooling -= 1
             if rest is None:
                 return hasher
             attempt.arrived = rest.arrived
@@ -176,8 +228,15 @@ class Intake:
             raise RuntimeError("not a windowed attempt")
         moved = Signal()
         attempt.on_moved = moved.notify
-        while window.end > max(window.start, attempt.fastest) and window.end - attempt.fastest >= window.size:
+        window.size = self.window_size
+        while window.end > max(window.start, attempt.fastest) and not window.has_room(len(chunk), attempt.fastest):
+            if flight.is_deserted:  # the last one had left before the disk was full
+                raise ContentUnavailable("nobody wants it any more", "unexpected EOF", 1.0)
+            if not attempt.is_stalled:
+                attempt.is_stalled = True
+                flight.changed()
             await moved.wait()
+        attempt.is_stalled = False
         hasher.update(chunk)
         window.append(chunk, hasher.copy())
         attempt.last_read = min(len(chunk), HOLD_BACK_SIZE)
@@ -200,7 +259,9 @@ class Intake:
             log.warning("wrong bytes", remote=source.remote.name, key=flight.key, error=str(error))
             if await flight.plan.revalidate():
                 raise ExpectationOutdated("its metadata has changed upstream", "unexpected EOF", 1.0)
-            if digest is not None:
+            if isinstance(error, WrongSize):
+                await self._fetcher.failed(source, UpstreamProtocolError(str(error), host=fetched.response.host))
+            elif digest is not None:
                 await self._fetcher.wrong_bytes(source, digest, str(error))
             return Refusal(source.remote.name, "failed", str(error), "unexpected EOF")
         await self._fetcher.failed(source, error)
@@ -215,8 +276,13 @@ class Intake:
         attempt.size = attempt.arrived
         flight.changed()
         digest = plan.digest or Digest("sha256", hasher.hexdigest())
-        await self._fetcher.right_bytes(fetched.source, plan.digest)
-        await self._recorded(flight, plan.delivered(fetched.source, digest))
+        try:
+            await self._fetcher.right_bytes(fetched, plan.digest)
+            await self._recorded(flight, plan.delivered(fetched.source, digest))
+        except BaseException:
+            if writer is not None:
+                await asyncio.shield(writer.abort())
+            raise
         is_stored = writer is not None and await self._commit(attempt, writer, digest)
         received = Received(
             digest=digest,
@@ -315,7 +381,7 @@ class _Spooling:
             self._pending.append(chunk)
             self._pending_size += len(chunk)
             self._work.set()
-            if self._pending_size >= PENDING_SIZE:
+            if self._pending_size >= self._intake.pending_size:
                 self._room.clear()
                 await self._room.wait()
             if writing.done():
@@ -355,8 +421,13 @@ async def _bounded(fetched: Fetched, size: int | None) -> AsyncIterator[bytes]:
     async for chunk in fetched.response.chunks():
         arrived += len(chunk)
         if size is not None and arrived > size:
-            raise WrongBytes(f"size mismatch: more than {size} bytes")
+            raise WrongSize(f"size mismatch: more than {size} bytes")
         yield chunk
+
+
+def _fact(text: str) -> str:
+    """A header's value as it may be kept and passed on; "" for one that is odd."""
+    return text if len(text) <= FACT_LENGTH and text.isascii() and text.isprintable() else ""
 
 
 def _check_answer(plan: Plan, fetched: Fetched) -> None:
@@ -368,11 +439,11 @@ def _check_answer(plan: Plan, fetched: Fetched) -> None:
     if not is_html_allowed and response.headers.get("Content-Type", "").lower().startswith("text/html"):
         raise UpstreamProtocolError("answered an HTML page", host=response.host)
     if plan.size is not None and response.size is not None and response.size != plan.size:
-        raise WrongBytes(f"size mismatch: {response.size} bytes instead of {plan.size}")
+        raise WrongSize(f"size mismatch: {response.size} bytes instead of {plan.size}")
 
 
 def _check_whole(plan: Plan, attempt: Attempt, hasher: Hasher) -> None:
     if attempt.size is not None and attempt.arrived != attempt.size:
-        raise WrongBytes(f"size mismatch: {attempt.arrived} bytes instead of {attempt.size}")
+        raise WrongSize(f"size mismatch: {attempt.arrived} bytes instead of {attempt.size}")
     if plan.digest is not None and not plan.digest.matches(hasher):
         raise WrongBytes(f"digest mismatch on {plan.digest}")

@@ -28,7 +28,7 @@ from contentapp.core.httpdate import parse_http_date
 from contentapp.core.records import Distribution, Kind, Member, Source, Tag
 from contentapp.metrics import metrics
 from contentapp.pipeline.collapse import Collapse
-from contentapp.pipeline.fetch import Fetcher, HeadRefused, Refusal, Refusals, refusal_of
+from contentapp.pipeline.fetch import Fetched, Fetcher, HeadRefused, Refusal, Refusals, refusal_of
 from contentapp.pipeline.intake import WrongBytes
 from contentapp.pipeline.lookup import Lookup, now
 from contentapp.pipeline.route import Route
@@ -38,6 +38,9 @@ from contentapp.plugins.base import ContentPath
 from contentapp.upstream.base import UpstreamRequest, UpstreamResponse
 
 log = structlog.get_logger("contentapp.manifest")
+
+INLINE_SIZE = 64 * 1024
+"""Larger manifests are hashed and parsed in a thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +133,7 @@ class Manifests:
         """Ask upstream what the tag is now."""
         known = await self._lookup.tag(route.distribution.id, route.name, route.path.tag)
         sources = _sources(route, route.path)
-        if known is None:
+        if known is None or await self._held(known) is None:
             return await self._keep(route, await self._ask(route, sources, None), "fwd=miss")
         return await self._revalidate(route, known, sources)
 
@@ -144,7 +147,11 @@ class Manifests:
             await self._lookup.forget_tag(route.distribution.id, route.name, known.name)
             return await self._keep(route, await self._ask(route, sources, None), "fwd=stale")
         except (ContentDenied, ContentUnavailable) as error:
-            return await self._stale(route, known, error)
+            if (stale := await self._stale(route, known, error)) is not None:
+                return stale
+            if not sources[1:]:
+                raise
+            return await self._keep(route, await self._ask(route, sources[1:], None), "fwd=stale")
         return await self._keep(route, answered, "fwd=stale; fwd-status=200")
 
     async def _unchanged(self, route: Route, known: Tag, sources: Sequence[Source]) -> ManifestBody | None:
@@ -159,20 +166,21 @@ class Manifests:
             return None
         if digest != known.digest:
             return None
-        await self._lookup.record_tag(route.distribution.id, route.name, replace(known, checked_at=now()))
+        try:
+            await self._lookup.record_tag(route.distribution.id, route.name, replace(known, checked_at=now()))
+        except CatalogUnavailable as error:
+            log.warning("revalidation not recorded", error=str(error))
         held = await self._held(known)
         return None if held is None else replace(held, cache_status="fwd=stale; fwd-status=200")
 
-    async def _stale(self, route: Route, known: Tag, error: ContentAppError) -> ManifestBody:
-        """What was there before, while its time lasts."""
+    async def _stale(self, route: Route, known: Tag, error: ContentAppError) -> ManifestBody | None:
+        """What was there before, while its time lasts; None after it."""
         settings = route.distribution.settings
         ttl = tag_ttl(route.distribution, known.name)
         age = (now() - known.checked_at).total_seconds()
-        if age > ttl + settings.stale_if_error_seconds:
-            raise error
-        held = await self._held(known)
+        held = await self._held(known) if age <= ttl + settings.stale_if_error_seconds else None
         if held is None:
-            raise error
+            return None
         log.info("served stale", distribution=route.distribution.name, reason=str(error))
         status = f"hit; ttl={min(-1, int(ttl - age))}; detail=stale-if-error"
         return replace(held, outcome="stale", cache_status=status)
@@ -195,24 +203,26 @@ class Manifests:
                 refusals=refusals,
             )
             async with opened as fetched:
-                read = await self._read(route, fetched.source, fetched.response, digest, limit)
+                read = await self._read(route, fetched, digest, limit)
             if isinstance(read, _Answered):
                 return read
             refusals.add(read)
             metrics.failover(fetched.source.remote.name)
             left = left[left.index(fetched.source) + 1 :]
 
-    async def _read(
-        self, route: Route, source: Source, response: UpstreamResponse, digest: Digest | None, limit: float
-    ) -> _Answered | Refusal:
+    async def _read(self, route: Route, fetched: Fetched, digest: Digest | None, limit: float) -> _Answered | Refusal:
         """Read and verify one answer."""
+        source, response = fetched.source, fetched.response
         try:
             async with asyncio.timeout_at(limit):
                 body = await response.read(route.distribution.settings.max_manifest_size)
             metrics.upstream_bytes(source.remote.name, len(body))
+            media_type = response.headers.get("Content-Type")
             expected = digest or _announced(response)
-            actual = _digest_of(body, expected)
-            manifest = container_manifest.read_manifest(body, response.headers.get("Content-Type"), digest=actual)
+            if len(body) <= INLINE_SIZE:
+                actual, manifest = _examine(body, media_type, expected)
+            else:
+                actual, manifest = await asyncio.to_thread(_examine, body, media_type, expected)
         except WrongBytes as error:
             log.warning("wrong manifest", remote=source.remote.name, error=str(error))
             await self._fetcher.wrong_bytes(source, _expected(digest, response), str(error))
@@ -223,7 +233,7 @@ class Manifests:
             return await self._failed(source, UpstreamProtocolError(str(error), host=response.host))
         except UpstreamError as error:
             return await self._failed(source, error)
-        await self._fetcher.right_bytes(source, actual)
+        await self._fetcher.right_bytes(fetched, actual)
         return _Answered(source, body, actual, manifest, response.last_modified)
 
     async def _failed(self, source: Source, error: UpstreamError) -> Refusal:
@@ -294,6 +304,14 @@ def _announced(response: UpstreamResponse) -> Digest | None:
         return Digest.parse(response.headers.get("Docker-Content-Digest", ""))
     except InvalidDigest:
         return None
+
+
+def _examine(
+    body: bytes, media_type: str | None, expected: Digest | None
+) -> tuple[Digest, container_manifest.Manifest]:
+    """The verified digest, and what the manifest says."""
+    actual = _digest_of(body, expected)
+    return actual, container_manifest.read_manifest(body, media_type, digest=actual)
 
 
 def _digest_of(body: bytes, expected: Digest | None) -> Digest:

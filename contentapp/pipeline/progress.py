@@ -113,12 +113,19 @@ class Attempt:
     error: ContentAppError | None = None
     positions: dict[object, int] = field(default_factory=dict)
     on_moved: Callable[[], None] | None = None
+    is_stalled: bool = False  # its window takes nothing more before a follower moves
+    on_closed: Callable[[], None] | None = None
     _holders: int = 1
 
     @property
     def is_final(self) -> bool:
         """Whether nothing will change any more."""
         return self.state in FINAL_STATES
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether its rest is in the memory of another process."""
+        return self.spool_end is not None and self.window is None
 
     def hold(self) -> None:
         """Keep the reader open until the matching `let_go`."""
@@ -127,9 +134,13 @@ class Attempt:
     def let_go(self) -> None:
         """The last one closes the reader."""
         self._holders -= 1
-        if self._holders == 0 and self.reader is not None:
+        if self._holders:
+            return
+        if self.reader is not None:
             self.reader.close()
             self.reader = None
+        if self.on_closed is not None:
+            self.on_closed()
 
     @property
     def fastest(self) -> int:

@@ -54,6 +54,11 @@ def method_not_allowed(raw_path: str) -> Refused:
     return refused
 
 
+def malformed_request() -> Refused:
+    """What came is no HTTP request; nothing of it is repeated."""
+    return _answer(400, ErrorCode.UNSUPPORTED, "malformed request", is_registry=False)
+
+
 def internal_error(raw_path: str) -> Refused:
     """A fault of ours; the log has it. Transient to a puller."""
     return _answer(500, ErrorCode.UNAVAILABLE, "internal error", is_registry=is_registry_path(raw_path))

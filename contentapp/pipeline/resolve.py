@@ -17,9 +17,12 @@ from contentapp.core.errors import (
     ContentDenied,
     ContentNotFound,
     ContentUnavailable,
+    StorageError,
+    UpstreamProtocolError,
 )
 from contentapp.core.records import Distribution, FileEntry, Kind, ListedFile, Member, Policy, Remote, Source
-from contentapp.pipeline.fetch import Fetched, Fetcher, HeadRefused
+from contentapp.pipeline.collapse import Collapse
+from contentapp.pipeline.fetch import Fetched, Fetcher, HeadRefused, Refusals, refusal_of
 from contentapp.pipeline.flight import Plan
 from contentapp.pipeline.listing import Listings
 from contentapp.pipeline.lookup import Lookup, now
@@ -44,6 +47,7 @@ class Content:
 
     digest: what the bytes must be, None for undigested; for undigested content that is stored, what they were, with
     `entry`. is_stale: `entry` is out of date, but no source answers. must_exist: a served manifest names it.
+    previous: what is stored and has changed since, for when what is new can't be had.
     """
 
     distribution: Distribution
@@ -58,6 +62,7 @@ class Content:
     entry: FileEntry | None = None
     is_stale: bool = False
     is_revalidated: bool = False
+    previous: Content | None = None
 
     @property
     def is_private(self) -> bool:
@@ -68,6 +73,11 @@ class Content:
     def is_digested(self) -> bool:
         """Whether its digest was known before its bytes."""
         return self.digest is not None and self.entry is None
+
+    @property
+    def is_html_allowed(self) -> bool:
+        """Whether a page of HTML may be the content, and not what stands in its place."""
+        return self.is_digested or self.path.endswith((".html", ".htm", "/"))
 
     @property
     def policy(self) -> Policy:
@@ -83,7 +93,19 @@ class Content:
 class Resolver:
     """Turns routes of blobs and files into contents."""
 
-    def __init__(self, fetcher: Fetcher, lookup: Lookup, listings: Listings, store: Store) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        lookup: Lookup,
+        listings: Listings,
+        store: Store,
+        *,
+        members: Collapse[Member],
+        contents: Collapse[Content],
+    ) -> None:
+        """`members`, `contents`: what makes one HEAD of many devices' (P4)."""
+        self._members = members
+        self._contents = contents
         self._fetcher = fetcher
         self._lookup = lookup
         self._listings = listings
@@ -103,7 +125,11 @@ class Resolver:
         member = await self._lookup.member(route.distribution.id, route.name, digest)
         is_referenced = member is not None
         if member is None:
-            member = await self._confirm(route, sources, digest)
+            member, _ = await self._members.do(
+                f"member:{route.distribution.id}:{route.name}:{digest}",
+                lambda: self._lookup.member(route.distribution.id, route.name, digest),
+                lambda: self._confirm(route, sources, digest),
+            )
         return Content(
             distribution=route.distribution,
             wanted=Wanted.BLOB,
@@ -118,29 +144,61 @@ class Resolver:
 
     async def _confirm(self, route: Route, sources: Sequence[Source], digest: Digest) -> Member:
         """Nothing served under this name has named the blob: a source must say that it is there (P8)."""
-        fetched = await self.head(sources, digest, route.distribution)
-        member = Member(digest=digest, kind=Kind.BLOB, size=fetched.response.size)
+        await self._head(sources, digest, route.distribution)
+        # Not its size: what a HEAD says of it would become what every source's bytes are held against.
+        member = Member(digest=digest, kind=Kind.BLOB)
         try:
             await self._lookup.record_members(route.distribution.id, route.name, [member])
         except CatalogUnavailable as error:
             log.warning("permission not recorded", error=str(error))
         return member
 
-    async def head(self, sources: Sequence[Source], digest: Digest | None, distribution: Distribution) -> Fetched:
-        """Ask by HEAD, or by GET of one byte where HEAD is refused; only the head of the answer is of use
-        afterwards.
-        """
+    async def head(self, content: Content) -> Fetched:
+        """The head of a content as its sources have it; only the head of the answer is of use afterwards."""
+        return await self._head(
+            content.sources,
+            content.digest,
+            content.distribution,
+            must_exist=content.must_exist,
+            is_html_allowed=content.is_html_allowed,
+        )
+
+    async def _head(
+        self,
+        sources: Sequence[Source],
+        digest: Digest | None,
+        distribution: Distribution,
+        *,
+        must_exist: bool = False,
+        is_html_allowed: bool = False,
+    ) -> Fetched:
+        """The first answer that is no login page in the content's place."""
         deadline = asyncio.get_running_loop().time() + distribution.settings.first_byte_deadline_seconds
+        refusals, left = Refusals(), list(sources)
+        while True:
+            fetched = await self._ask_head(left, digest, deadline, refusals, must_exist=must_exist)
+            if is_html_allowed or not is_unwanted_page(fetched):
+                return fetched
+            error = UpstreamProtocolError("answered an HTML page", host=fetched.response.host)
+            await self._fetcher.failed(fetched.source, error)
+            refusals.add(refusal_of(fetched.source, error))
+            left = left[left.index(fetched.source) + 1 :]
+
+    async def _ask_head(
+        self, sources: Sequence[Source], digest: Digest | None, deadline: float, refusals: Refusals, *, must_exist: bool
+    ) -> Fetched:
+        """By HEAD, or by GET of one byte where HEAD is refused."""
+
+        async def ask(request: Callable[[Source], UpstreamRequest]) -> Fetched:
+            async with self._fetcher.open(
+                sources, request, digest=digest, deadline=deadline, must_exist=must_exist, refusals=refusals
+            ) as fetched:
+                return fetched
+
         try:
-            async with self._fetcher.open(
-                sources, lambda source: UpstreamRequest(source=source, method="HEAD"), digest=digest, deadline=deadline
-            ) as fetched:
-                return fetched
+            return await ask(lambda source: UpstreamRequest(source=source, method="HEAD"))
         except HeadRefused:
-            async with self._fetcher.open(
-                sources, lambda source: UpstreamRequest(source=source, end=1), digest=digest, deadline=deadline
-            ) as fetched:
-                return fetched
+            return await ask(lambda source: UpstreamRequest(source=source, end=1))
 
     # Files
 
@@ -160,7 +218,26 @@ class Resolver:
             return replace(content, digest=listed.digest, size=listed.size)
         if entry is None:
             return content
-        return await self._undigested(content, entry)
+        if (stored := self._fresh(content, entry)) is not None:
+            return stored
+        known = entry
+        result, _ = await self._contents.do(
+            f"revalidate:{distribution.id}:{path}",
+            lambda: self._found_fresh(content),
+            lambda: self._undigested(content, known),
+        )
+        return result
+
+    def _fresh(self, content: Content, entry: FileEntry) -> Content | None:
+        ttl = timedelta(seconds=content.distribution.settings.content_ttl_seconds)
+        if now() - entry.checked_at > ttl:
+            return None
+        return replace(content, digest=entry.digest, size=entry.size, entry=entry)
+
+    async def _found_fresh(self, content: Content) -> Content | None:
+        """What another process has found out meanwhile."""
+        entry = await self._lookup.file(content.distribution.id, content.path)
+        return None if entry is None else self._fresh(content, entry)
 
     async def _listed(self, distribution: Distribution, path: str) -> tuple[ListedFile | None, list[Remote]]:
         """The first remote's word on a path, and the remotes that do not contradict it."""
@@ -175,16 +252,13 @@ class Resolver:
         return expected, remotes
 
     async def _undigested(self, content: Content, entry: FileEntry) -> Content:
-        """What is stored, as long as it is fresh or its remote can't be asked; else what is new."""
+        """What is stored, if it is still the same upstream or its remote can't be asked; else what is new."""
         stored = replace(content, digest=entry.digest, size=entry.size, entry=entry)
-        ttl = timedelta(seconds=content.distribution.settings.content_ttl_seconds)
-        if now() - entry.checked_at <= ttl:
-            return stored
         sources = [source for source in content.sources if source.remote.id == entry.remote_id]
         if not sources:
             return content
         try:
-            fetched = await self.head(sources, None, content.distribution)
+            fetched = await self.head(replace(content, sources=sources))
         except ContentNotFound:
             await self._lookup.forget_file(content.distribution.id, entry.path)
             return content
@@ -192,7 +266,7 @@ class Resolver:
             log.info("served stale", distribution=content.distribution.name, reason=str(error))
             return replace(stored, is_stale=True)
         if not _is_same(entry, fetched):
-            return content
+            return replace(content, previous=replace(stored, is_stale=True))
         try:
             await self._lookup.touch_file(content.distribution.id, entry.path)
         except CatalogUnavailable as error:
@@ -217,7 +291,7 @@ class Resolver:
             find_modified=self._find_modified(digest),
             must_exist=content.must_exist,
             first_byte_deadline_seconds=settings.first_byte_deadline_seconds,
-            is_html_allowed=content.is_digested or _names_html(content.path),
+            is_html_allowed=content.is_html_allowed,
         )
 
     def _is_stored(self, content: Content) -> Callable[[], Awaitable[bool]]:
@@ -227,11 +301,11 @@ class Resolver:
             try:
                 if content.is_digested and content.digest is not None:
                     return await self._store.has(content.digest)
-                entry = await self._lookup.catalog.find_file(content.distribution.id, content.path)
+                entry = await self._lookup.file(content.distribution.id, content.path, is_fresh=True)
                 ttl = timedelta(seconds=content.distribution.settings.content_ttl_seconds)
                 is_fresh = entry is not None and now() - entry.checked_at <= ttl
                 return entry is not None and is_fresh and await self._store.has(entry.digest)
-            except CatalogUnavailable:
+            except (CatalogUnavailable, StorageError):
                 return False
 
         return is_stored
@@ -267,7 +341,7 @@ class Resolver:
         source.
         """
         if source.remote.keeps:
-            await self._lookup.catalog.record_source(digest, source.remote.id, source.path)
+            await self._lookup.record_source(digest, source.remote, source.path)
 
     async def _record(self, content: Content, received: Received) -> None:
         """Write down what a flight has brought."""
@@ -309,5 +383,7 @@ def _is_same(entry: FileEntry, fetched: Fetched) -> bool:
     return bool(entry.last_modified) and response.last_modified == entry.last_modified
 
 
-def _names_html(path: str) -> bool:
-    return path.endswith((".html", ".htm", "/"))
+def is_unwanted_page(fetched: Fetched) -> bool:
+    """Whether it is a page of HTML, of a remote that has no such content."""
+    is_page = fetched.response.headers.get("Content-Type", "").lower().startswith("text/html")
+    return is_page and not fetched.source.remote.settings.allow_html

@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Mapping
+from typing import Any
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -19,10 +20,14 @@ from aiohttp.abc import AbstractStreamWriter
 from contentapp.core.errors import ArtifactDamaged
 from contentapp.core.settings import KIB, MIB, EngineSettings
 from contentapp.pipeline.frame import Frame
+from contentapp.pipeline.pages import read_piece
 from contentapp.storage.base import ArtifactReader
 
 SLICE_SIZE = MIB
-READ_SIZE = 64 * KIB
+MIN_PIECE_SIZE = 32 * KIB
+MAX_PIECE_SIZE = 512 * KIB
+QUICK_SECONDS = 0.02
+WRITE_BUFFER_SIZE = 64 * KIB
 OWN_HEADERS = {"Server": "contentapp"}
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 DAMAGE = frozenset({errno.EIO, errno.ENODATA, errno.EBADMSG, errno.ESTALE})
@@ -39,6 +44,27 @@ class Cut(web.StreamResponse):
         raise ConnectionResetError("connection cut")
 
 
+class Document(web.Response):
+    """A whole answer from memory. A device that does not take it within `seconds` is cut off."""
+
+    def __init__(self, *, seconds: float, **answer: Any) -> None:
+        super().__init__(**answer)
+        self._seconds = seconds
+        self._transport: asyncio.Transport | None = None
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        self._transport = request.transport
+        return await super().prepare(request)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        try:
+            async with asyncio.timeout(self._seconds):
+                await super().write_eof(data)
+        except TimeoutError:
+            reset(self._transport)
+            raise DeviceGone("device too slow") from None
+
+
 class Device:
     """One answer to one device. Exactly one of `send_document` and `begin` starts it; then bodies, then `finish`."""
 
@@ -47,6 +73,7 @@ class Device:
         self._settings = settings
         self._response: web.StreamResponse | None = None
         self._socket: int | None = None
+        self._piece_size = MIN_PIECE_SIZE
         self._is_framed = False  # chunked: each piece has a frame of its own, so nothing may go past the writer
         self.sent = 0
         self.status = 0
@@ -66,7 +93,13 @@ class Device:
 
     def send_document(self, status: int, headers: Mapping[str, str], body: bytes, reason: str | None = None) -> None:
         """A whole answer from memory; HEAD gets its head alone."""
-        self._response = web.Response(status=status, headers={**headers, **OWN_HEADERS}, body=body, reason=reason)
+        self._response = Document(
+            seconds=self._seconds_for(len(body)),
+            status=status,
+            headers={**headers, **OWN_HEADERS},
+            body=body,
+            reason=reason,
+        )
         self.status = status
         self.sent = 0 if self._request.method == "HEAD" else len(body)
         self._mark_first_byte()
@@ -79,18 +112,22 @@ class Device:
         self._is_framed = frame.length is None
         if frame.length is None and self._request.version < (1, 1):
             response.force_close()
-        await response.prepare(self._request)
+        try:
+            await response.prepare(self._request)
+        except (ConnectionError, OSError) as error:
+            raise DeviceGone("device left") from error
         self._mark_first_byte()
 
-    async def send_file(self, reader: ArtifactReader, start: int, end: int) -> int:
+    async def send_file(self, reader: ArtifactReader, start: int, end: int, *, is_on_disk: bool = True) -> int:
         """Send bytes start <= i < end of a reader; how far it came: less than `end` means the file is damaged there.
 
+        is_on_disk: it may have to be read from the disk, so that asking for the next slice early is worth it.
         DeviceGone when the device left or is too slow.
         """
         position = start
         while position < end:
             size = min(SLICE_SIZE, end - position)
-            if position + size < end:
+            if is_on_disk and position + size < end:
                 _will_need(reader.fileno(), position + size)
             sent = await self._within_time(self._send_slice(reader, position, size), size)
             self.sent += sent
@@ -108,22 +145,20 @@ class Device:
     async def finish(self) -> None:
         """The body is complete: end it properly."""
         self._close_socket()
+        await self._within_time(self._end(self.response), 0)
+
+    async def _end(self, response: web.StreamResponse) -> int:
         try:
-            await self.response.write_eof()
+            await response.write_eof()
         except (ConnectionError, OSError) as error:
             raise DeviceGone("device left") from error
+        return 0
 
     def cut(self) -> None:
         """Reset the connection: no byte after this, and never a proper end (SO_LINGER 0, then abort)."""
         self._close_socket()
-        transport = self._request.transport
         self._response = Cut()
-        if transport is None:
-            return
-        connection = transport.get_extra_info("socket")
-        if connection is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        transport.abort()
+        reset(self._request.transport)
 
     def close(self) -> None:
         """Give back what this answer holds."""
@@ -132,12 +167,14 @@ class Device:
     def _mark_first_byte(self) -> None:
         self.first_byte_at = asyncio.get_running_loop().time()
 
-    async def _within_time(self, sending: object, size: int) -> int:
+    def _seconds_for(self, size: int) -> float:
         """A device gets the write timeout, and what its lowest rate needs for these bytes."""
         rate = self._settings.min_device_rate
-        seconds = self._settings.device_write_timeout_seconds + (size / rate if rate else 0.0)
+        return self._settings.device_write_timeout_seconds + (size / rate if rate else 0.0)
+
+    async def _within_time(self, sending: object, size: int) -> int:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(self._seconds_for(size)):
                 sent: int = await sending  # type: ignore[misc]
                 return sent
         except TimeoutError:
@@ -157,18 +194,28 @@ class Device:
             raise DeviceGone("device left") from error
 
     async def _copy_slice(self, reader: ArtifactReader, offset: int, size: int) -> int:
-        """Through user space: TLS, or chunked framing."""
+        """Through user space: TLS, or chunked framing. A device that keeps up gets larger pieces, others cost less
+        memory.
+        """
         loop = asyncio.get_running_loop()
-        try:
-            data = await loop.run_in_executor(None, reader.read, offset, min(size, READ_SIZE))
-        except ArtifactDamaged:
-            return 0
-        if data:
-            await self._write(self.response, data)
-        rest = size - len(data)
-        return len(data) + (await self._copy_slice(reader, offset + len(data), rest) if data and rest else 0)
+        transport = self._request.transport
+        if transport is not None:
+            transport.set_write_buffer_limits(high=WRITE_BUFFER_SIZE)
+        sent = 0
+        while sent < size:
+            try:
+                data = await read_piece(reader, offset + sent, min(self._piece_size, size - sent))
+            except ArtifactDamaged:
+                break
+            if not data:
+                break
+            started = loop.time()
+            sent += await self._write(self.response, data)
+            is_quick = loop.time() - started < QUICK_SECONDS
+            self._piece_size = min(2 * self._piece_size, MAX_PIECE_SIZE) if is_quick else MIN_PIECE_SIZE
+        return sent
 
-    async def _write(self, response: web.StreamResponse, data: bytes) -> int:
+    async def _write(self, response: web.StreamResponse, data: bytes | memoryview) -> int:
         try:
             await response.write(data)
         except (ConnectionError, OSError) as error:
@@ -189,6 +236,16 @@ class Device:
         if self._socket is not None:
             os.close(self._socket)
             self._socket = None
+
+
+def reset(transport: asyncio.Transport | None) -> None:
+    """Drop a connection with all that is still to be sent on it: RST instead of FIN."""
+    if transport is None:
+        return
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    transport.abort()
 
 
 def _will_need(fileno: int, offset: int) -> None:

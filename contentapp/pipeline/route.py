@@ -135,7 +135,9 @@ class Router:
         """
         distribution = self._table.hosts.get(path.namespace)
         if distribution is not None:
-            name = path.name.removeprefix(f"{distribution.base_path}/")
+            name = path.name
+            if distribution.base_path == path.namespace:
+                name = name.removeprefix(f"{path.namespace}/")
             return Route(distribution=distribution, path=path, name=name)
         found = self._table.registries.find(path.name)
         if found is None or found[0].base_path != path.namespace or not found[1]:

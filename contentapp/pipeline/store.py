@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
@@ -55,8 +56,12 @@ class Store:
             return None
         try:
             reader = await self._storage.open(digest, size=record.size)
-        except (ArtifactNotFound, ArtifactDamaged) as error:
-            await self.damaged(digest, str(error))
+        except ArtifactNotFound as error:
+            if await self._is_recorded(digest):  # else it was evicted, and we had not heard
+                await self._damaged_unless_there(record, str(error))
+            return None
+        except ArtifactDamaged as error:
+            await self._damaged_unless_there(record, str(error))
             return None
         except StorageError as error:
             metrics.storage_write_error("read")
@@ -65,7 +70,7 @@ class Store:
         if verify_on_read == "always" or (verify_on_read == "first_after_start" and digest not in self._verified):
             if not await self._is_right(digest, record.size, reader):
                 reader.close()
-                await self.damaged(digest, "wrong bytes")
+                await self.damaged(record, "wrong bytes")
                 return None
             self._verified[digest] = None
         self._lookup.used(digest)
@@ -82,32 +87,58 @@ class Store:
             return digest.matches(hasher)
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, check)
+            return await asyncio.to_thread(check)  # not among the writers: a long check must not hold up intake
         except ArtifactDamaged:
             return False
 
     async def has(self, digest: Digest) -> bool:
         """Whether it is recorded and there with its size; asks the catalog itself, not the cache."""
-        record = await self._lookup.catalog.find_artifact(digest)
+        record = await self._lookup.artifact(digest, is_fresh=True)
         if record is None:
             return False
-        found = await self._storage.find(digest)
+        return await self._is_there(record)
+
+    async def _is_there(self, record: ArtifactRecord) -> bool:
+        found = await self._storage.find(record.digest)
         return found is not None and found.size == record.size
 
-    async def damaged(self, digest: Digest, reason: str) -> None:
-        """Take a damaged or missing artifact out of the way, so that it is fetched again."""
+    async def damaged(self, record: ArtifactRecord, reason: str, reader: ArtifactReader | None = None) -> None:
+        """Take a damaged or missing artifact out of the way, so that it is fetched again.
+
+        reader: where that was seen; if its file has lost its name since, what is stored now is another one.
+        """
+        if reader is not None and not os.fstat(reader.fileno()).st_nlink:
+            return
+        digest = record.digest
         metrics.artifact_damaged()
         log.warning("artifact missing or damaged", digest=str(digest), reason=reason)
         self._memory.pop(digest, None)
         try:
             await self._storage.quarantine(digest)
-            await self._lookup.forget_artifact(digest)
+            await self._lookup.forget_artifact(record)
         except (StorageError, CatalogUnavailable) as error:
             log.warning("damaged artifact not removed", digest=str(digest), error=str(error))
+
+    async def _damaged_unless_there(self, record: ArtifactRecord, reason: str) -> None:
+        """As `damaged`, unless another process has put it right since it was opened."""
+        try:
+            is_there = await self._is_there(record)
+        except StorageError as error:
+            log.warning("storage can't be read", error=str(error))
+            return
+        if not is_there:
+            await self.damaged(record, reason)
+
+    async def _is_recorded(self, digest: Digest) -> bool:
+        try:
+            return await self._lookup.artifact(digest, is_fresh=True) is not None
+        except CatalogUnavailable:
+            return True
 
     async def read(self, digest: Digest) -> Small | None:
         """A small artifact's bytes, verified again on their way from the disk; None when it is not there or damaged."""
         if (held := self._memory.get(digest)) is not None:
+            self._lookup.used(digest)
             return held
         opened = await self.open(digest)
         if opened is None:
@@ -120,7 +151,7 @@ class Store:
         finally:
             reader.close()
         if Digest.of(body, digest.algorithm) != digest:
-            await self.damaged(digest, "wrong bytes")
+            await self.damaged(record, "wrong bytes")
             return None
         return self._remember(digest, Small(body, record.modified_at))
 
@@ -133,7 +164,7 @@ class Store:
         """Store a small verified body and record it; whether that went well. It never fails the delivery (P7)."""
         self._remember(digest, Small(body, modified_at))
         try:
-            await self._lookup.catalog.record_source(digest, source.remote.id, source.path)
+            await self._lookup.record_source(digest, source.remote, source.path)
             writer = await self._storage.begin(str(digest), size=len(body), keep=True)
             try:
                 await asyncio.get_running_loop().run_in_executor(self._executor, writer.write, [body])

@@ -14,14 +14,16 @@ def releasable(attempt: Attempt, end: int | None, *, is_strict: bool = False) ->
     """How far (absolute offset) the bytes of an attempt may go to a device that wants them up to `end` (None: all).
 
     Verified: to the end. Before: everything that has arrived, but for the last HOLD_BACK_SIZE bytes of the whole if the
-    device wants the last byte, and but for the last read if the size is unknown. Strict: nothing.
+    device wants the last byte. If the size is unknown: but for the last read, and, where the device was promised an end
+    all the same, but for the last HOLD_BACK_SIZE bytes before it. Strict: nothing.
     """
     if attempt.state is FlightState.VERIFIED:
         return attempt.arrived
     if is_strict or attempt.state is not FlightState.RUNNING:
         return 0
     if attempt.size is None:
-        return max(0, attempt.arrived - max(attempt.last_read, 1))
+        held_back = attempt.arrived - max(attempt.last_read, 1)
+        return max(0, held_back if end is None else min(held_back, end - HOLD_BACK_SIZE))
     if end is None or end >= attempt.size:
         return min(attempt.arrived, max(0, attempt.size - HOLD_BACK_SIZE))
     return attempt.arrived

@@ -29,6 +29,7 @@ SERVED_AS_MANIFEST = SCHEMA1_TYPES | {*MANIFEST_TYPES, OCI_ARTIFACT}
 # Sent by plain file servers; then the body alone says what it is.
 VAGUE_TYPES = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
 MAX_REFERENCES = 10_000
+MAX_TOKENS = 200_000
 MAX_SIZE = (1 << 63) - 1
 
 
@@ -124,6 +125,8 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _document(body: bytes) -> dict[str, Any]:
+    if body.count(b",") + body.count(b"{") + body.count(b"[") > MAX_TOKENS:
+        _refuse("it has too many parts")  # json holds the interpreter as long as it takes, thread or no thread
     try:
         document = json.loads(body.decode("utf-8"), parse_constant=_refuse)
     except (ValueError, RecursionError):

@@ -63,7 +63,9 @@ def next_link(header: str | None, path: ContentPath) -> str:
         following = parse(f"/v2/{path.name}/{resource(path)}", target.query)
     except (ValueError, ContentAppError):
         return ""
-    following = replace(following, namespace=path.namespace)
+    # A remote's link that forgets the filter would make the next page an unfiltered one.
+    artifact_type = following.artifact_type or path.artifact_type
+    following = replace(following, namespace=path.namespace, artifact_type=artifact_type)
     has_parameters = resource(following) != endpoint(following)
     return _link(following) if has_parameters and following != path else ""
 

@@ -1,1 +1,1 @@
-"""The processes of one installation: the supervisor, the content workers and the admin process. Entry points, no logic."""
+"""The processes of one installation: the supervisor, the content workers and the admin process."""

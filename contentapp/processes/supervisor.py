@@ -15,10 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
+import uvloop
 
 from contentapp import logs, metrics
 from contentapp.config import Config, Listen
-from contentapp.server.admin import serve_admin
+from contentapp.processes.admin import serve_admin
 from contentapp.processes.prepare import prepare
 from contentapp.processes.worker import BACKLOG, serve_content
 from contentapp.services import run_dir
@@ -35,6 +36,13 @@ SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 class StartFailed(Exception):
     """The program can't start; the text says why, in one line."""
+
+
+def hold_signals() -> None:
+    """Keep signals for the supervisor's own wait. Call it before any thread exists: one that does not would take
+    them.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 @dataclass(slots=True)
@@ -56,13 +64,12 @@ class Supervisor:
     due: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> int:
-        """Run until SIGTERM or SIGINT; the exit code."""
+        """Run until SIGTERM or SIGINT; the exit code. `hold_signals` comes first."""
         _raise_file_limit()
         _lock_installation(self.config)
         metrics.prepare_metrics(run_dir(self.config))
         asyncio.run(prepare(self.config))
         self._plan()
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         for child in self.children:
             self._start(child)
         try:
@@ -155,7 +162,7 @@ def _die_with_parent() -> None:
 
 
 def _content(config: Config, listening: socket.socket) -> Callable[[], None]:
-    return lambda: asyncio.run(serve_content(config, listening))
+    return lambda: uvloop.run(serve_content(config, listening))
 
 
 def _admin(config: Config, listening: socket.socket) -> Callable[[], None]:

@@ -12,6 +12,8 @@ from typing import Any
 import structlog
 
 from contentapp.config import Config
+from contentapp.core.errors import StorageError
+from contentapp.processes.memory import keep_freed_memory
 from contentapp.server.certificate import Certificate
 from contentapp.server.content import ContentServer
 from contentapp.services import ContentServices, open_content
@@ -25,11 +27,13 @@ FLUSH_SECONDS = 60.0
 
 async def serve_content(config: Config, listening: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; then responses may go on for the grace period."""
+    keep_freed_memory()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     async with open_content(config) as services, _background(config, services) as certificate:
+        await _remove_partials(services)
         content = ContentServer(services.delivery, services.readiness, config.engine).server()
         server = await loop.create_server(
             content, sock=listening, backlog=BACKLOG, ssl=None if certificate is None else certificate.context
@@ -37,8 +41,10 @@ async def serve_content(config: Config, listening: socket.socket) -> None:
         log.info("ready", listen=str(config.content.listen))
         await stop.wait()
         log.info("stopping", connections=len(content.connections))
+        # Other processes hold this socket too: unless it is shut down, devices would connect and wait for nobody.
+        listening.shutdown(socket.SHUT_RDWR)
         server.close()
-        await content.shutdown(config.engine.grace_seconds)
+        await content.finish(config.engine.grace_seconds)
         await services.flights.close()
 
 
@@ -64,6 +70,14 @@ async def _background(config: Config, services: ContentServices) -> AsyncIterato
 
 def _start(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
     return asyncio.create_task(coroutine, name=name)
+
+
+async def _remove_partials(services: ContentServices) -> None:
+    """What a worker that died was writing would take its space until the next tidying up."""
+    try:
+        await services.shared.storage.remove_stale_partials()
+    except StorageError as error:
+        log.warning("partials not removed", error=str(error))
 
 
 async def _flush_uses(services: ContentServices) -> None:

@@ -17,9 +17,10 @@ from contentapp.core.settings import EngineSettings
 from contentapp.logs import log_request
 from contentapp.metrics import metrics
 from contentapp.pipeline.deliver import Delivery, Served
-from contentapp.pipeline.refuse import Refused, internal_error, method_not_allowed, refuse
+from contentapp.pipeline.refuse import Refused, internal_error, malformed_request, method_not_allowed, refuse
 from contentapp.pipeline.request import DeviceRequest
 from contentapp.pipeline.respond import Device, DeviceGone
+from contentapp.server.protocol import DeviceServer
 
 log = structlog.get_logger("contentapp.content")
 
@@ -41,10 +42,11 @@ class ContentServer:
         self._prefix = f"{os.getpid():x}-{secrets.token_hex(3)}"
         self._count = itertools.count(1)
 
-    def server(self) -> web.Server:
+    def server(self) -> DeviceServer:
         """A device that leaves cancels its handler; a head must be complete within its time (slow loris)."""
-        return web.Server(
+        return DeviceServer(
             self.handle,
+            self.malformed,
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=self._settings.request_head_timeout_seconds,
@@ -60,15 +62,17 @@ class ContentServer:
         loop = asyncio.get_running_loop()
         started = loop.time()
         device, served = Device(request, self._settings), Served()
-        request_id = f"{self._prefix}-{next(self._count):x}"
+        request_id = self._next_id()
         raw_path = request._message.path
         is_complete = False
         try:
-            raw_path, query = split_target(request._message.path)
-            if raw_path in {"/livez", "/readyz"}:
-                return await self._health(raw_path)
+            if request.version.major != 1:
+                return self._refused(device, served, malformed_request())
             if request.method not in {"GET", "HEAD"}:
                 return self._refused(device, served, method_not_allowed(raw_path))
+            raw_path, query = split_target(raw_path)
+            if raw_path in {"/livez", "/readyz"}:
+                return await self._health(device, raw_path)
             asked = DeviceRequest(
                 id=request_id,
                 method=request.method,
@@ -105,10 +109,25 @@ class ContentServer:
             self._account(request, device, served, raw_path, request_id, started, is_complete=is_complete)
         return device.response
 
-    async def _health(self, path: str) -> web.Response:
+    def malformed(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer to bytes that are no request; it ends the connection."""
+        started = asyncio.get_running_loop().time()
+        device, served = Device(request, self._settings), Served()
+        response = self._refused(device, served, malformed_request())
+        response.force_close()
+        self._account(request, device, served, "", self._next_id(), started, is_complete=True)
+        return response
+
+    def _next_id(self) -> str:
+        return f"{self._prefix}-{next(self._count):x}"
+
+    async def _health(self, device: Device, path: str) -> web.StreamResponse:
+        """Neither counted nor logged: somebody asks every few seconds."""
         reason = "" if path == "/livez" else await self._readiness()
-        headers = {"Cache-Control": "no-store"}
-        return web.Response(status=503 if reason else 200, text=f"{reason or 'ok'}\n", headers=headers)
+        headers = {"Cache-Control": "no-store", "Content-Type": "text/plain; charset=utf-8"}
+        device.send_document(503 if reason else 200, headers, f"{reason or 'ok'}\n".encode())
+        device.status = 0
+        return device.response
 
     def _refuse(self, device: Device, served: Served, raw_path: str, error: ContentAppError) -> None:
         if not isinstance(error, InvalidRequestError):

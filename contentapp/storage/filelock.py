@@ -11,10 +11,11 @@ from typing import Self
 
 
 class FileLock:
-    """An exclusive lock; `with` blocks until it is held. Not reentrant. Its file stays.
+    """An exclusive lock; `with` blocks until it is held. Not reentrant. It leaves its file behind.
 
-    The file and its folder are made at the first `with`, so it may be constructed before a fork, but not used before
-    one: parent and child would share the lock. An OSError of making it passes through.
+    The file and its folder are made at the first `with`, and again when they have been removed. So it may be
+    constructed before a fork, but not used before one: parent and child would share the lock. An OSError of making it
+    passes through.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,9 +27,7 @@ class FileLock:
     def __enter__(self) -> Self:
         self._mutex.acquire()
         try:
-            if self._descriptor < 0:
-                self._descriptor = self._open()
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            self._lock()
         except BaseException:
             self._mutex.release()
             raise
@@ -45,6 +44,23 @@ class FileLock:
     def fileno(self) -> int:
         """The locked file, open for reading and writing; valid once the lock has been held."""
         return self._descriptor
+
+    def _lock(self) -> None:
+        """Lock the file that has the name now: one that somebody has removed locks out nobody who comes later."""
+        while True:
+            if self._descriptor < 0:
+                self._descriptor = self._open()
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            if self._has_name():
+                return
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _has_name(self) -> bool:
+        try:
+            return os.path.samestat(self._path.stat(follow_symlinks=False), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return False
 
     def _open(self) -> int:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ class FilesystemStorage:
             self._layout.prepare()
         self._crash_point = crash_point
         self._names = FileLock(run_dir / "space" / "names")
-        self._ledger: Ledger = HostLedger(run_dir / "space", limit, self._disk)
+        self._ledger: Ledger = HostLedger(run_dir / "space", limit, self._disk, self._stored_size)
         self._background = Background(threads)
         self._close_descriptor = closer(self._background)
         room = Room(limit, clock=clock, wait_seconds=space_wait_seconds, on_space_wanted=on_space_wanted)
@@ -116,6 +116,11 @@ class FilesystemStorage:
         # Every begin asks for it first: so a root that could not be made at the start is made as soon as it can be.
         self._layout.prepare()
         return disk_space(self._layout.root)
+
+    def _stored_size(self) -> int:
+        with suppress(FileNotFoundError):
+            return sum(artifact.size for shard in self._layout.shards() for artifact in artifacts_in(shard))
+        return 0
 
     def _create(self, key: str, *, keep: bool) -> NewFile:
         path = self._layout.new_partial(key)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from contentapp.core.digest import Digest
+from contentapp.storage.claim import open_unused
 from contentapp.storage.failure import storage_errors
 from contentapp.storage.filelock import FileLock
 from contentapp.storage.layout import Layout, find_file, kept_name, sync_folder
@@ -54,10 +56,11 @@ class FilePlace:
 
     def _rename(self, spool: Spool, target: str) -> None:
         found = find_file(target)
-        if found is not None and found.st_size == spool.written:
-            # Committed by another process meanwhile. Theirs stays: it may have readers, and is counted.
+        if found is not None and found.st_size == spool.written and _is_in_use(target):
+            # Committed by another process meanwhile. Theirs stays: it has readers, and is counted.
             self._path.unlink()
             return
+        # What nobody reads is replaced, also if it has the right size: of ours we know that it has been verified.
         replaced = found.st_size if found is not None else 0
         # Counted before it is there: a kill in between costs some room until the next count, never the quota.
         spool.store(replaced=replaced)
@@ -68,3 +71,11 @@ class FilePlace:
             self._ledger.move(stored=replaced - spool.written)
             raise
         self._crash_point("renamed")
+
+
+def _is_in_use(path: str) -> bool:
+    """Whether somebody reads a file that is there; under the lock of names."""
+    if (descriptor := open_unused(path)) is None:
+        return True
+    os.close(descriptor)
+    return False

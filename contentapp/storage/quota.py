@@ -106,11 +106,15 @@ class HostLedger:
     `ledger` holds the stored and suspended bytes and is the lock of every update; each process has a slot file with
     what it has reserved, and of that not yet written, which it keeps locked while it lives. Whoever adds up removes
     slots that are not locked: so a killed process's reservations are gone at the next look, and slots don't pile up.
+    Files that somebody removes are made again; the stored bytes are then counted by `recount`.
     Use it in one process only: one constructed before a fork must not have been used before it.
     """
 
-    def __init__(self, folder: Path, limit: int, disk: Callable[[], DiskSpace]) -> None:
+    def __init__(
+        self, folder: Path, limit: int, disk: Callable[[], DiskSpace], recount: Callable[[], int] = lambda: 0
+    ) -> None:
         self.limit = limit
+        self._recount = recount
         self._folder = folder
         self._disk = disk
         self._lock = FileLock(folder / "ledger")
@@ -185,12 +189,16 @@ class HostLedger:
         if self._slot >= 0:
             if self._pid != os.getpid():
                 raise RuntimeError("a storage must not be used on both sides of a fork")
-            return
+            if os.fstat(self._slot).st_nlink:
+                return
+            with self._slot_mutex:  # somebody has removed it
+                os.close(self._slot)
+                self._slot = -1
         self._pid = os.getpid()
         self._slot_path = self._folder / f"{self._pid}-{secrets.token_hex(8)}{SLOT_SUFFIX}"
         self._slot = os.open(self._slot_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         fcntl.flock(self._slot, fcntl.LOCK_EX)
-        os.pwrite(self._slot, PAIR.pack(0, 0), 0)
+        self._change_slot(0, 0)
 
     def _change_slot(self, reserved: int, unwritten: int) -> None:
         with self._slot_mutex:
@@ -201,7 +209,11 @@ class HostLedger:
 
     def _read_kept(self) -> tuple[int, int]:
         raw = os.pread(self._lock.fileno(), PAIR.size, 0)
-        stored, suspended = PAIR.unpack(raw) if len(raw) == PAIR.size else (0, 0)
+        if len(raw) != PAIR.size:  # new; or somebody has removed it, and we are the first to come
+            stored, suspended = self._recount(), 0
+            self._write_kept(stored, suspended)
+        else:
+            stored, suspended = PAIR.unpack(raw)
         return max(0, stored), max(0, suspended)
 
     def _write_kept(self, stored: int, suspended: int) -> None:

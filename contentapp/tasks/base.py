@@ -9,6 +9,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from contentapp.core.errors import ContentAppError
+
+
+class TooManyTasks(ContentAppError):
+    """So many wait that one more helps nobody."""
+
 
 class TaskState(StrEnum):
     """Pulp's states of a task."""
@@ -60,9 +66,9 @@ class AdminTasks(Protocol):
     def find(self, task_id: str) -> Task | None: ...
 
     def repair(self) -> Task:
-        """Read every stored artifact again."""
+        """Read every stored artifact again. TooManyTasks."""
         ...
 
     def clean_up(self, *, is_forced: bool) -> Task:
-        """Tidy up; is_forced: also evict down to the low watermark."""
+        """Tidy up; is_forced: also evict down to the low watermark. TooManyTasks."""
         ...

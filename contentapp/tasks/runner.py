@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from contentapp.core.errors import ContentAppError
-from contentapp.tasks.base import Task, TaskState
+from contentapp.tasks.base import Task, TaskState, TooManyTasks
 
 log = structlog.get_logger("contentapp.tasks")
 
@@ -20,10 +20,6 @@ MAX_WAITING = 50
 
 Work = Callable[[Task], Awaitable[dict[str, Any]]]
 """What a task does; it returns the task's result."""
-
-
-class TooManyTasks(ContentAppError):
-    """So many wait that one more helps nobody."""
 
 
 class TaskRunner:

@@ -11,7 +11,7 @@ from aiohttp import ClientResponse
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from contentapp.core.errors import ChallengeInvalid, UpstreamProtocolError
+from contentapp.core.errors import ChallengeInvalid, HostCooling, UpstreamError, UpstreamProtocolError
 from contentapp.core.origin import Origin
 from contentapp.core.records import Remote
 from contentapp.upstream.answer import status_error
@@ -70,7 +70,13 @@ class Authorizer:
     async def prepare(self, scope: str, gate: HostGate) -> Grant | None:
         """What to send without having been asked, from what an earlier 401 has taught."""
         if isinstance(self._learned, BearerChallenge):
-            return await self._bearer(self._learned, scope, gate)
+            try:
+                return await self._bearer(self._learned, scope, gate)
+            except HostCooling:
+                raise
+            except UpstreamError:
+                self._learned = None  # the realm may have moved: the next request asks the remote where it is
+                raise
         return await self._basic() if self._learned is not None else None
 
     async def answer(
@@ -84,8 +90,9 @@ class Authorizer:
             return None
         if isinstance(challenge, BearerChallenge):
             self._check_realm(challenge.realm)
+            bearer = await self._bearer(challenge, scope, gate)
             self._learned = challenge
-            return await self._bearer(challenge, scope, gate)
+            return bearer
         grant = await self._basic()
         if grant is None or (used is not None and grant.value == used.value):
             return None

@@ -42,7 +42,7 @@ class HttpResponse:
         received, content = 0, self._response.content
         bound = _smaller(self.length, self.limit)
         try:
-            while piece := await content.readany():
+            while piece := (await content.readchunk())[0]:
                 received += len(piece)
                 if bound is not None and received > bound:
                     raise UpstreamProtocolError(f"{self.host} sent more than it announced or may send", host=self.host)

@@ -94,9 +94,9 @@ async def run_helper(name: str, server: str, timeout_seconds: float) -> Credenti
 
     ChallengeInvalid names the helper, and never repeats its output.
     """
-    program = name if name.startswith(PREFIX) else PREFIX + name
-    if not NAME.fullmatch(program):
+    if not NAME.fullmatch(name.removeprefix(PREFIX)):
         raise ChallengeInvalid("credential_helper is no name of a program")
+    program = PREFIX + name.removeprefix(PREFIX)
     conversation = Conversation()
     try:
         async with asyncio.timeout(timeout_seconds):

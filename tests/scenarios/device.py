@@ -14,6 +14,8 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from tests.proxy import Proxy
+
 WAIT_SECONDS = 60.0
 
 
@@ -83,10 +85,10 @@ async def ask(url: str, *, method: str = "GET", headers: Mapping[str, str] | Non
         )
 
 
-async def until_stored(url: str) -> None:
-    """Return when what was pulled from here is committed and recorded: it is a moment later than its last byte."""
+async def until_stored(proxy: Proxy) -> None:
+    """Return when what was pulled is committed and recorded: it is a moment later than its last byte."""
     async with asyncio.timeout(WAIT_SECONDS):
-        while (await ask(url, method="HEAD")).cache != "hit":
+        while (await proxy.admin("/pulp/api/v3/transfers/"))["count"]:
             await asyncio.sleep(0.01)
 
 

@@ -54,7 +54,17 @@ async def until_hit(url: str) -> Answer:
     return answer
 
 
+async def at_rest(proxy: Proxy) -> None:
+    """Return when no transfer is under way any more: a flight lasts a moment longer than its last byte."""
+
+    async def is_at_rest() -> bool:
+        return not (await proxy.admin("/pulp/api/v3/transfers/"))["results"]
+
+    await until(is_at_rest)
+
+
 async def forget_stored(proxy: Proxy, size: int) -> None:
     """Take the artifact of this size off the disk, as an operator or a damaged disk would."""
+    await at_rest(proxy)
     (path,) = (path for path in proxy.artifacts() if path.stat().st_size == size)
     path.unlink()

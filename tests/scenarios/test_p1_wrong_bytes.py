@@ -167,7 +167,7 @@ async def test_damage_on_disk_is_found_by_verify(tmp_path: Path) -> None:
         async with running_proxy(tmp_path, registry(remote.url)) as proxy:
             url = f"{proxy.url}/v2/reg/app/blobs/{digest}"
             assert (await ask(url)).sha256 == digest
-            await until_stored(url)
+            await until_stored(proxy)
             artifact = next(path for path in proxy.artifacts() if path.stat().st_size == LARGE.size)
             artifact.write_bytes(read_all(Flipped(LARGE, 99)))
             task = (await proxy.admin("/pulp/api/v3/repair/", method="POST", json={}))["task"]

@@ -11,14 +11,14 @@ import pytest
 
 from tests.proxy import Proxy, pull_through, running_proxy
 from tests.remotes.authority import Authority
-from tests.remotes.content import Synthetic, digest_of
+from tests.remotes.content import Synthetic, content_of, digest_of
 from tests.remotes.faults import Headers, Redirect, Status, challenge
 from tests.remotes.files import FileRemote
-from tests.remotes.images import make_image
+from tests.remotes.images import Image, make_artifact, make_image
 from tests.remotes.raw import RawRemote
 from tests.remotes.registry import RegistryRemote
 from tests.remotes.tokens import TokenServer
-from tests.scenarios.device import Answer, ask, until_stored
+from tests.scenarios.device import ask, until_stored
 from tests.scenarios.forward_proxy import ForwardProxy
 from tests.scenarios.leak import assert_unsaid
 from tests.scenarios.stage import PATIENT, staged
@@ -27,8 +27,8 @@ MIB = 1024 * 1024
 USER, PASSWORD, KEY = "robot", "hunter2-pass:word", "k3y-of-the-remote"
 BASIC = aiohttp.encode_basic_auth(USER, PASSWORD)
 LOGIN = {"username": USER, "password": PASSWORD}
-BODY = Synthetic(3 * MIB, seed=80)
 SMALL = b"small and private"
+SMALL_DIGEST = digest_of(content_of(SMALL))
 
 INTERNAL = [
     "http://169.254.169.254/latest/meta-data/",
@@ -67,7 +67,6 @@ UNUSABLE = [
     "http://127.0.0.1:99999/x",
     "http://127.0.0.1:0/x",
     "http://[::1/x",
-    "http:///x",
     "",
 ]
 
@@ -88,45 +87,43 @@ def addressed(templates: list[str], canary: RawRemote) -> list[str]:
 
 async def test_nothing_crosses_a_redirect(tmp_path: Path) -> None:
     """Password, configured header and token stay at the registry; what a device sends goes nowhere."""
-    async with RegistryRemote(credentials=(USER, PASSWORD)) as basic, FileRemote(manifest=False) as cdn:
-        tokens = TokenServer(credentials=(USER, PASSWORD))
-        async with tokens, RegistryRemote(tokens=tokens) as bearer:
-            digest = basic.push_blob("app", BODY)
-            bearer.push_blob("app", BODY)
-            cdn.put("blob", BODY)
-            for remote in (basic, bearer):
-                remote.script(f"/v2/app/blobs/{digest}", Redirect(f"{cdn.url}/blob?sig=s1gn4ture"), method="GET")
-                remote.push_blob("same", SMALL)
-                remote.script("/v2/same/*", Redirect(f"{remote.url}/v2/app/blobs/{digest_of(SMALL)}"), method="GET")
-            configs = [
-                pull_through("container", name, {name: remote.url}, remote={**PATIENT, **LOGIN, "headers": [{"X-Key": KEY}]})
-                for name, remote in (("basic", basic), ("bearer", bearer))
-            ]
-            async with staged(tmp_path, *configs) as proxy:
-                own = {"Authorization": "Bearer of-the-device", "Cookie": "of=the-device", "X-Own": "of-the-device"}
-                answers: list[Answer] = []
-                for name, remote in (("basic", basic), ("bearer", bearer)):
-                    cdn.forget()
-                    answer = await ask(f"{proxy.url}/v2/{name}/app/blobs/{digest}", headers=own)
-                    assert (answer.sha256, answer.headers["Cache-Control"][:7]) == (digest, "private")
-                    if name == "basic":
-                        assert cdn.count() == 1
-                        (at_cdn,) = cdn.requests
-                        assert {"Authorization", "X-Key", "Cookie", "Referer"}.isdisjoint(at_cdn.headers)
-                        proxy_artifact = next(path for path in proxy.artifacts() if path.stat().st_size == BODY.size)
-                        proxy_artifact.unlink()
-                    # A redirect to the same host carries nothing across either: it is refused there.
-                    assert (await ask(f"{proxy.url}/v2/{name}/same/blobs/{digest_of(SMALL)}")).status == 403
-                    assert remote.asked(method="GET")[-1].headers.get("Authorization") is None
-                    answers.append(answer)
-                assert not given(heads_of(cdn))
-                assert given(heads_of(basic)) and given(heads_of(tokens))
-                assert PASSWORD not in heads_of(bearer)
-                assert all(BASIC not in dict(asked.headers).values() for asked in bearer.requests)
-                for remote in (basic, bearer, tokens, cdn):
-                    assert "of-the-device" not in heads_of(remote)
-                issued = [asked.headers["Authorization"] for asked in bearer.requests if "Authorization" in asked.headers]
-                await assert_unsaid(proxy, [PASSWORD, KEY, "s1gn4ture", BASIC[6:], *(t[7:] for t in issued)], answers)
+    tokens = TokenServer(credentials=(USER, PASSWORD))
+    basic, bearer = RegistryRemote(credentials=(USER, PASSWORD)), RegistryRemote(tokens=tokens)
+    remotes = {"basic": basic, "bearer": bearer}
+    async with tokens, basic, bearer, FileRemote(manifest=False) as cdn:
+        for seed, (name, remote) in enumerate(remotes.items()):
+            content = Synthetic(3 * MIB, seed=80 + seed)
+            digest = remote.push_blob("app", content)
+            cdn.put(name, content)
+            remote.script(f"/v2/app/blobs/{digest}", Redirect(f"{cdn.url}/{name}?sig=s1gn4ture"), method="GET")
+            # A redirect to the same host carries nothing across either: it is refused there.
+            remote.push_blob("same", SMALL)
+            remote.script("/v2/same/*", Redirect(f"{remote.url}/v2/app/blobs/{SMALL_DIGEST}"), method="GET")
+        settings = {**PATIENT, **LOGIN, "headers": [{"X-Key": KEY}]}
+        configs = [pull_through("container", name, {name: remotes[name].url}, remote=settings) for name in remotes]
+        async with staged(tmp_path, *configs) as proxy:
+            own = {"Authorization": "Bearer of-the-device", "Cookie": "of=the-device", "X-Own": "of-the-device"}
+            answers = []
+            for name, remote in remotes.items():
+                (digest,) = remote.repositories["app"].blobs
+                answers.append(await ask(f"{proxy.url}/v2/{name}/app/blobs/{digest}", headers=own))
+                assert answers[-1].sha256 == digest
+                assert answers[-1].headers["Cache-Control"].startswith("private")
+                assert {"Authorization", "X-Key", "Cookie", "Referer"}.isdisjoint(cdn.requests[-1].headers)
+                assert (await ask(f"{proxy.url}/v2/{name}/same/blobs/{SMALL_DIGEST}")).status == 403
+                assert "Authorization" not in remote.requests[-1].headers
+            assert cdn.count() == 2
+            assert not given(heads_of(cdn))
+            assert given(heads_of(basic))
+            assert given(heads_of(tokens))
+            assert BASIC not in heads_of(bearer)
+            for asked_of in (basic, bearer, tokens, cdn):
+                assert "of-the-device" not in heads_of(asked_of)
+            issued = {
+                asked.headers["Authorization"][7:] for asked in bearer.requests if "Authorization" in asked.headers
+            }
+            assert issued
+            await assert_unsaid(proxy, [PASSWORD, KEY, "s1gn4ture", BASIC[6:], *issued], answers)
 
 
 async def test_realm_gets_the_password_only_if_it_may_hold_it(tmp_path: Path, authority: Authority) -> None:
@@ -140,11 +137,18 @@ async def test_realm_gets_the_password_only_if_it_may_hold_it(tmp_path: Path, au
     async with foreign, named, plain:
         registries = [RegistryRemote(tokens=server, tls=context) for server in (foreign, named, plain)]
         down = RegistryRemote(tls=context)
-        async with registries[0], registries[1], registries[2], down, FileRemote({"blob": SMALL}, manifest=False) as cdn:
-            for remote in (*registries, down):
+        async with (
+            registries[0],
+            registries[1],
+            registries[2],
+            down,
+            FileRemote({"blob": SMALL}, manifest=False) as cdn,
+        ):
+            for remote in registries:
                 remote.push_blob("app", SMALL)
-            down.script("/v2/app/blobs/*", Redirect(f"{cdn.url}/blob"), method="GET")
             names = ("foreign", "named", "plain", "down")
+            digests = [SMALL_DIGEST] * 3 + [down.push_blob("app", b"behind a redirect")]
+            down.script("/v2/app/blobs/*", Redirect(f"{cdn.url}/blob"), method="GET")
             urls = dict(zip(names, [remote.url for remote in (*registries, down)], strict=True))
             settings = {**PATIENT, **LOGIN, "ca_cert": authority.certificate.read_text()}
             more: Mapping[str, Mapping[str, Any]] = {"named": {"auth_hosts": ["localhost"]}}
@@ -153,7 +157,10 @@ async def test_realm_gets_the_password_only_if_it_may_hold_it(tmp_path: Path, au
                 for name in names
             ]
             async with staged(tmp_path, *configs) as proxy:
-                answers = [await ask(f"{proxy.url}/v2/{name}/app/blobs/{digest_of(SMALL)}") for name in names]
+                answers = [
+                    await ask(f"{proxy.url}/v2/{name}/app/blobs/{digest}")
+                    for name, digest in zip(names, digests, strict=True)
+                ]
                 assert [answer.status for answer in answers] == [200, 200, 503, 503]
                 assert foreign.count() == 1
                 assert not given(heads_of(foreign))
@@ -167,7 +174,10 @@ async def test_realm_gets_the_password_only_if_it_may_hold_it(tmp_path: Path, au
 
 async def test_redirects_to_inside_are_never_dialled(tmp_path: Path) -> None:
     """The remote itself is on loopback here, so loopback is allowed; no other class of address, in any notation."""
-    async with RawRemote(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi") as canary, FileRemote(manifest=False) as remote:
+    async with (
+        RawRemote(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi") as canary,
+        FileRemote(manifest=False) as remote,
+    ):
         targets = addressed([*INTERNAL, *UNUSABLE], canary)
         for number, target in enumerate(targets):
             remote.script(f"/f{number}", Redirect(target))
@@ -190,7 +200,7 @@ async def test_redirects_to_inside_are_never_dialled(tmp_path: Path) -> None:
 
 
 async def test_public_remotes_lead_to_no_local_address(tmp_path: Path) -> None:
-    """Behind a proxy a remote is of the internet: neither its redirects nor its realms may lead to this host or network."""
+    """Behind a proxy a remote is of the internet: no redirect or realm may lead to our host or network."""
     async with (
         RawRemote(b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"token":"t"}') as canary,
         FileRemote(manifest=False) as remote,
@@ -211,7 +221,13 @@ async def test_public_remotes_lead_to_no_local_address(tmp_path: Path) -> None:
             remote.script(f"/f{number}", Redirect(target))
             registry.script(f"/v2/app{number}/*", challenge(f'Bearer realm="{target}",service="s"'))
         remote.script("/ok", Redirect("http://cdn.example/blob"))
-        settings = {**PATIENT, **LOGIN, "proxy_url": forward.url, "proxy_username": "me", "proxy_password": "pr0xy-word"}
+        settings = {
+            **PATIENT,
+            **LOGIN,
+            "proxy_url": forward.url,
+            "proxy_username": "me",
+            "proxy_password": "pr0xy-word",
+        }
         async with staged(
             tmp_path,
             pull_through("file", "files", {"f": "http://files.example/"}, remote=settings),
@@ -284,22 +300,20 @@ async def test_stored_blob_is_private_to_its_name(tmp_path: Path) -> None:
             assert (await ask(f"{proxy.url}/v2/one/third/blobs/{layer}")).status in (403, 503)
 
 
-async def pull_all(proxy: Proxy, name: str, image: Any) -> None:
+async def pull_all(proxy: Proxy, name: str, image: Image) -> None:
     """Pull a whole image by tag, and wait until it is stored."""
     assert (await ask(f"{proxy.url}/v2/{name}/manifests/v1")).sha256 == image.digest
     for blob in image.blobs:
         url = f"{proxy.url}/v2/{name}/blobs/{blob.digest}"
         assert (await ask(url)).sha256 == blob.digest
-        await until_stored(url)
+        await until_stored(proxy)
 
 
 async def test_subject_and_foreign_manifest_grant_nothing(tmp_path: Path) -> None:
-    """A manifest that merely names a digest as its subject opens nothing; one that lists it does, for its name alone."""
+    """A manifest that merely names a digest as its subject opens nothing."""
     async with RegistryRemote() as remote:
         image = make_image(seed=5)
         remote.push("secret", "v1", image)
-        from tests.remotes.images import make_artifact  # noqa: PLC0415
-
         pointer = make_artifact(subject=image.manifest)
         remote.push("attacker", "v1", pointer)
         async with staged(tmp_path, pull_through("container", "reg", {"r": remote.url}, remote=PATIENT)) as proxy:
@@ -322,14 +336,19 @@ async def test_names_are_looked_up_and_never_dialled(tmp_path: Path, is_default:
             port = canary.address.rpartition(":")[2]
             for host in (canary.address, f"localhost:{port}", "169.254.169.254", "quay.io.evil.example", "quay.io:443"):
                 answer = await ask(f"{proxy.url}/v2/app/manifests/v1?ns={host}")
-                assert answer.status == (200 if is_default else 404), host
-            for host in ("http://quay.io", f"user@{canary.address}", "quay.io%0d%0aX-A:b", "quay.io/x", "%00", "a" * 300):
+                assert answer.status == 404, host
+            for host in (
+                "http://quay.io",
+                f"user@{canary.address}",
+                "quay.io%0d%0aX-A:b",
+                "quay.io/x",
+                "%00",
+                "a" * 300,
+            ):
                 assert (await ask(f"{proxy.url}/v2/app/manifests/v1?ns={host}")).status == 400, host
             for name in (canary.address, f"localhost:{port}/app", "169.254.169.254/latest", f"http:/{canary.address}"):
                 assert (await ask(f"{proxy.url}/v2/{name}/manifests/v1")).status in (400, 404), name
-            raw = f"GET http://{canary.address}/v2/app/manifests/v1 HTTP/1.1"
-            assert canary.connections == 0, raw
-            assert all("169.254" not in asked.raw_path or is_default for asked in remote.requests)
+            assert canary.connections == 0
 
 
 async def test_what_remotes_send_along_is_ignored(tmp_path: Path) -> None:
@@ -353,7 +372,7 @@ async def test_what_remotes_send_along_is_ignored(tmp_path: Path) -> None:
         registry.script("*", Headers(dict(odd)))
         remote.script("*", Headers({**odd, "Content-Type": "text/x-evil"}))
         async with staged(
-            tmp_path, pull_through("container", "reg", {"r": registry.url}, remote=PATIENT), files(remote.url)
+            tmp_path, pull_through("container", "reg", {"reg": registry.url}, remote=PATIENT), files(remote.url)
         ) as proxy:
             urls = [
                 f"{proxy.url}/v2/reg/app/manifests/v1",

@@ -426,21 +426,22 @@ async def test_far_range_waits_for_the_flight_when_the_remote_gives_none(
 async def test_far_range_without_a_digest_comes_from_the_flights_own_source(world: World) -> None:
     """Of the same version: the remote's strong ETag says so. Another remote may have other bytes."""
     content, gate = fresh(LARGE_SIZE), Gate()
-    url, path = world.file(content, to="two"), f"/f{content.seed}"
-    world.others.put(path[1:], fresh(LARGE_SIZE))
-    world.files.script(path, Stall(128 * KIB, gate), method="GET", ranged=False)
+    url, path = f"{world.proxy.url}/pulp/content/two/f{content.seed}", f"/f{content.seed}"
+    world.others.put(path[1:], content)
+    world.others.script(path, Stall(128 * KIB, gate), method="GET", ranged=False)
     async with asking(url):
         await gate.reached()
+        world.files.put(path[1:], fresh(LARGE_SIZE))
         answer = await ask(url, headers={"Range": "bytes=2000000-2000009"})
         assert (answer.status, answer.body) == (206, read_all(content)[2_000_000:2_000_010])
-        (ranged,) = (exchange for exchange in world.files.asked(path) if "Range" in exchange.headers)
+        (ranged,) = (exchange for exchange in world.others.asked(path) if "Range" in exchange.headers)
         assert ranged.headers["If-Range"] == f'"{etag_of(content)}"'
-        world.files.script(path, changed_etag(), method="GET", ranged=True)
+        world.others.script(path, changed_etag(), method="GET", ranged=True)
         changed = asyncio.create_task(ask(url, headers={"Range": "bytes=2000000-2000009"}))
-        await world.files.seen(path, 3)
+        await world.others.seen(path, 3)
         gate.release()
         assert (await changed).body == read_all(content)[2_000_000:2_000_010]
-    assert world.others.count(path) == 0
+    assert world.files.count(path) == 1, "the 404 of before the flight"
 
 
 async def test_far_range_without_digest_and_validator_waits(world: World) -> None:
@@ -519,8 +520,10 @@ async def test_size_that_a_manifest_tells_is_known(world: World) -> None:
 
 
 async def test_streamed_range(world: World) -> None:
+    """Each of the devices is the last one, and stops the transfer; the next begins another at once."""
     content = fresh(LARGE_SIZE)
-    url = world.blob(content, to="flow")
-    for _ in range(2):
+    url, gate = world.blob(content, to="flow"), Gate()
+    world.registry.script(f"*/{digest_of(content)}", Stall(2 * MIB, gate), method="GET")
+    for _ in range(5):
         answer = await ask(url, headers={"Range": "bytes=5-9"})
         assert (answer.status, answer.body, answer.cache) == (206, read_all(content)[5:10], "fwd=bypass")

@@ -47,7 +47,7 @@ LAYERS = (
     Rule(PACKAGE, ()),
 )
 
-AIOHTTP_SERVER = ("server", "api", "web", "pipeline.respond")
+AIOHTTP_SERVER = ("server", "api", "web", "processes.admin", "pipeline.respond")
 AIOHTTP_CLIENT = ("upstream", "cli.client", "storage.s3", "coordination.peer")
 AIOHTTP_NEUTRAL = frozenset({"hdrs", "typedefs", "abc"})
 

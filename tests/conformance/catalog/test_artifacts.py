@@ -65,6 +65,16 @@ async def test_a_forgotten_artifact_is_not_found_and_can_come_back(catalog: Cata
     assert await catalog.content.find_artifact(digest(1)) == expected
 
 
+async def test_a_record_that_is_newer_than_the_damage_stays(catalog: Catalog) -> None:
+    await catalog.content.record_artifact(artifact(1))
+    await catalog.content.forget_artifact(digest(1), stored_at=artifact(1).stored_at)
+    await catalog.content.record_artifact(again := artifact(1, stored=500))
+    await catalog.content.forget_artifact(digest(1), stored_at=artifact(1).stored_at)
+    assert await catalog.content.find_artifact(digest(1)) is not None
+    await catalog.content.forget_artifact(digest(1), stored_at=again.stored_at)
+    assert await catalog.content.find_artifact(digest(1)) is None
+
+
 async def test_last_use_moves_forward_only(catalog: Catalog) -> None:
     await catalog.content.record_artifact(artifact(1))
     for seconds in (5, 9, 7):

@@ -14,6 +14,7 @@ from contentapp.coordination.base import FlightProgress, FlightState, Following
 from contentapp.core.cooldown import ScopeKind
 from contentapp.core.digest import Digest
 from contentapp.core.records import ArtifactRecord
+from contentapp.tasks.base import TooManyTasks
 from tests.unit.api.conftest import ROOT, Admin
 
 
@@ -149,3 +150,25 @@ async def test_metrics_have_the_gauges_of_now(admin: Admin) -> None:
     assert samples["contentapp_transfers", None] == 0
     assert samples["contentapp_storage_used_bytes", None] == 1000
     assert samples["contentapp_storage_limit_bytes", None] == 1 << 20
+
+
+async def test_a_full_cache_is_still_ready(admin: Admin) -> None:
+    await admin.services.shared.storage.set_stored(1 << 20)
+    assert (await admin.ask("GET", "/readyz"))[0] == 200
+
+
+async def test_a_storage_that_cannot_be_written_is_not(admin: Admin) -> None:
+    partials = admin.services.shared.config.data_dir / "partials"
+    partials.rmdir()
+    partials.write_bytes(b"no folder")
+    status, _, answer = await admin.ask("GET", "/readyz")
+    assert status == 503
+    assert answer.startswith("storage: ")
+
+
+async def test_only_so_many_tasks_wait(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise TooManyTasks("50 tasks are waiting already")
+
+    monkeypatch.setattr(type(admin.services.tasks), "repair", lambda self: full())
+    assert await admin.call("POST", "repair/", {}) == (503, {"detail": "50 tasks are waiting already"})

@@ -18,6 +18,7 @@ from contentapp.catalog.admin import SqlAdminCatalog
 from contentapp.catalog.base import Resources
 from contentapp.catalog.content import SqlContentCatalog
 from contentapp.catalog.engine import BATCH, CatalogEngine, batches, open_catalog
+from contentapp.catalog.sqlite import create_file
 from contentapp.catalog.upkeep import SqlUpkeepCatalog
 from contentapp.core.errors import CatalogUnavailable
 from contentapp.core.settings import DistributionSettings, RemoteSettings
@@ -77,6 +78,20 @@ async def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None
         await engine.close()
 
 
+async def test_opening_it_again_leaves_the_locks_alone(engine: CatalogEngine, path: Path) -> None:
+    """Closing any descriptor of a file drops the process's POSIX locks on it (fcntl(2))."""
+    await content(engine).find_artifact(digest(1))
+    inode = path.stat().st_ino
+    before = locks_on(inode)
+    create_file(path)
+    assert locks_on(inode) == before != []
+
+
+def locks_on(inode: int) -> list[list[str]]:
+    lines = [line.split()[1:] for line in Path("/proc/locks").read_text().splitlines()]
+    return [line for line in lines if any(field.endswith(f":{inode}") for field in line)]
+
+
 @pytest.mark.parametrize("url", ["postgresql://me:hunter2@db/x", "sqlite://", ":memory:", ""])
 async def test_other_databases_are_refused_without_showing_the_url(url: str) -> None:
     with pytest.raises(CatalogUnavailable, match="not available in this version") as caught:
@@ -107,7 +122,7 @@ def of_somebody_else(path: Path) -> None:
     ("make", "message"),
     [
         (in_no_folder, "No such file or directory"),
-        (a_folder, "Is a directory"),
+        (a_folder, "is not a file"),
         (not_a_database, "file is not a database"),
         (of_somebody_else, "not a catalog"),
     ],

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from contentapp.core.errors import StorageUnavailable
-from contentapp.tasks.base import Task, TaskState
-from contentapp.tasks.runner import MAX_WAITING, REMEMBERED, TaskRunner, TooManyTasks
+from contentapp.tasks.base import Task, TaskState, TooManyTasks
+from contentapp.tasks.runner import MAX_WAITING, REMEMBERED, TaskRunner
 
 
 def task(name: str = "repair") -> Task:

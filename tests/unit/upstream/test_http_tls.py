@@ -84,6 +84,16 @@ async def test_a_client_certificate_leaves_no_file(
             await get(upstream, make_request(make_remote(server.url, ca_cert=authority.certificate, id=2)))
 
 
+async def test_the_custom_ca_holds_for_redirects_too(
+    upstream: HttpUpstream, authority: Authority, tmp_path: Path
+) -> None:
+    async with scripted(content, authority.server_context(tmp_path)) as cdn:
+        handler: Handler = lambda asked: reply(302, b"", ("Location", f"{cdn.url}/x"))  # noqa: E731
+        async with scripted(handler, authority.server_context(tmp_path)) as server:
+            remote = make_remote(server.url, ca_cert=authority.certificate)
+            assert (await get(upstream, make_request(remote))).response.host == cdn.host
+
+
 async def test_a_client_certificate_is_not_shown_across_a_redirect(
     upstream: HttpUpstream, authority: Authority, tmp_path: Path
 ) -> None:
@@ -112,7 +122,8 @@ async def test_keys_that_can_not_be_used(upstream: HttpUpstream, authority: Auth
     pair, locked = authority.issue("client"), authority.issue("client", password=b"SECRET")
     keys = [Secret("no pem"), None, Secret(authority.issue("other").key), Secret(locked.key)]
     for number, key in enumerate(keys):
-        remote = make_remote("https://127.0.0.1:1", id=number, client_cert=pair.certificate, client_key=key)
+        certificate = locked.certificate if number == 3 else pair.certificate
+        remote = make_remote("https://127.0.0.1:1", id=number, client_cert=certificate, client_key=key)
         with pytest.raises(ConnectError, match="client_key"):
             await get(upstream, make_request(remote))
     remote = make_remote("https://127.0.0.1:1", id=9, client_cert=pair.certificate, client_key=Secret(env="NOT_SET"))

@@ -39,6 +39,8 @@ async def serve_admin(config: Config, listening: socket.socket) -> None:
         try:
             await _work(services, stop)
             log.info("admin stopping")
+            # The supervisor holds this socket too: unless it is shut down, one could connect and wait for nobody.
+            listening.shutdown(socket.SHUT_RDWR)
         finally:
             await runner.cleanup()
 
