@@ -129,10 +129,13 @@ def names_content(opaque: str, digest: Digest, is_good_flight: TagTest) -> bool:
     return name == str(digest) and (not separator or (flight != "" and is_good_flight(flight)))
 
 
-def undigested_tag(etag: str, size: int) -> str:
-    """The ETag shown for bytes without a digest, from the remote's ETag and the size; "" if that is weak or broken."""
+def undigested_tag(etag: str, size: int, remote: str) -> str:
+    """The ETag shown for bytes without a digest, from the remote's ETag and the size; "" if that is weak or broken.
+
+    remote: its name, since one remote's ETag says nothing of another one's bytes.
+    """
     tag = parse_entity_tag(etag)
     if tag is None or tag.is_weak:
         return ""
-    name = hashlib.sha256(f"{size}:{tag.opaque}".encode("utf-8", "surrogateescape")).hexdigest()
+    name = hashlib.sha256(f"{remote}:{size}:{tag.opaque}".encode("utf-8", "surrogateescape")).hexdigest()
     return f'"u-{name[:32]}"'

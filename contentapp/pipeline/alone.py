@@ -65,7 +65,7 @@ class Alone:
 
     async def _send_verified(self, plan: Plan, digest: Digest, size: int | None, hasher: Hasher, part: _Part) -> None:
         """Send a part of the whole; `hasher` has seen what comes before the bytes that are asked for."""
-        async for chunk in self._chunks(plan, part.position, size):
+        async for chunk in self._chunks(plan, part.position, size, slot_seconds=None):
             await asyncio.to_thread(hasher.update, chunk)
             await part.take(chunk)
         if not digest.matches(hasher):
@@ -81,7 +81,8 @@ class Alone:
             raise BodyBroken("nothing says that it is still the same")
         end = attempt.size if frame.end is None else frame.end
         part = _Part(device, position, position, end)
-        async for chunk in self._chunks(_alike(flight.plan, attempt), position, end, etag if position else "", attempt):
+        plan, if_range = _alike(flight.plan, attempt), etag if position else ""
+        async for chunk in self._chunks(plan, position, end, if_range, attempt, slot_seconds=None):
             await part.take(chunk)
         await part.end()
 
@@ -129,14 +130,22 @@ class Alone:
             raise BodyBroken("the range is not what the whole has there")
 
     async def _chunks(
-        self, plan: Plan, start: int, end: int | None, if_range: str = "", alike: Attempt | None = None
+        self,
+        plan: Plan,
+        start: int,
+        end: int | None,
+        if_range: str = "",
+        alike: Attempt | None = None,
+        *,
+        slot_seconds: float | None = SLOT_SECONDS,
     ) -> AsyncIterator[bytes]:
         """Bytes start <= i < end (None: all) from the first source that delivers exactly them; RangeRefused before the
         first.
 
-        alike: the source must still say the same of what it has as it did in this attempt.
+        alike: the source must still say the same of what it has as it did in this attempt. slot_seconds: how long to
+        wait for a slot; None: as long as the device does, for which there is no other way.
         """
-        async with self._slot():
+        async with self._slot(slot_seconds):
             deadline = asyncio.get_running_loop().time() + plan.first_byte_deadline_seconds
             is_whole = start == 0 and (end is None or end == plan.size)
             opened = self._fetcher.open(
@@ -158,10 +167,10 @@ class Alone:
                     yield chunk
 
     @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        """One of the ranged requests that this process may have at a time; RangeRefused when none is free soon."""
+    async def _slot(self, seconds: float | None) -> AsyncIterator[None]:
+        """One of the ranged requests that this process may have at a time; RangeRefused when none is free in time."""
         try:
-            async with asyncio.timeout(SLOT_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._slots.acquire()
         except TimeoutError:
             raise RangeRefused("too many ranged requests") from None

@@ -323,7 +323,7 @@ def in_flight(content: Content, attempt: Attempt, outcome: str) -> Representatio
     is_verified = attempt.state is FlightState.VERIFIED
     digest = content.digest
     if digest is None:
-        etag = "" if attempt.size is None else undigested_tag(attempt.head.etag, attempt.size)
+        etag = "" if attempt.size is None else undigested_tag(attempt.head.etag, attempt.size, attempt.remote)
         return Representation(
             media_type=content.media_type,
             size=attempt.size,
@@ -339,7 +339,7 @@ def in_flight(content: Content, attempt: Attempt, outcome: str) -> Representatio
         digest=digest,
         etag=content_tag(digest) if is_verified else unverified_tag(digest, attempt.id),
         is_current=lambda opaque: names_content(opaque, digest, lambda flight: flight == attempt.id),
-        is_resumable=lambda opaque: is_verified or opaque == f"{digest}-{attempt.id}",
+        is_resumable=None if is_verified else lambda opaque: opaque == f"{digest}-{attempt.id}",
         last_modified=attempt.head.modified,
         is_verified=is_verified,
         is_private=content.is_private,
@@ -364,7 +364,7 @@ def announced(content: Content, fetched: Fetched, known_modified: datetime | Non
     if digest is not None:
         etag = content_tag(digest)
     elif size is not None:
-        etag = undigested_tag(response.etag, size)
+        etag = undigested_tag(response.etag, size, fetched.source.remote.name)
     return Representation(
         media_type=content.media_type,
         size=size,

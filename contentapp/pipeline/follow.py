@@ -105,7 +105,7 @@ def is_far(attempt: Attempt, frame: Frame, rule: Rule) -> bool:
     """
     if attempt.state is not FlightState.RUNNING or attempt.window is not None or attempt.size is None or rule.is_strict:
         return False
-    if not rule.is_digested and not undigested_tag(attempt.head.etag, attempt.size):
+    if not rule.is_digested and not undigested_tag(attempt.head.etag, attempt.size, attempt.remote):
         return False
     is_first = is_verified_first(attempt.size, rule.settings.verify_first_bytes)
     return not is_first and frame.start - attempt.arrived >= max(1, rule.settings.range_wait_size)

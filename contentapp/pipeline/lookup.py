@@ -24,6 +24,7 @@ Written = TypeVar("Written")
 RECORDS_TOPIC = "record"
 """Its messages are cache keys that have changed, "" for all."""
 
+PUBLISHED_AT_ONCE = 100
 CACHED_RECORDS = 100_000
 
 REFUSED_SECONDS = 5.0
@@ -105,8 +106,10 @@ class Lookup:
             except CatalogUnavailable:
                 self._refused_until = self._clock() + REFUSED_SECONDS
                 raise
-        for key in changed:
+        for count, key in enumerate(changed, 1):
             self._coordination.publish(RECORDS_TOPIC, key)
+            if count % PUBLISHED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # an index may name thousands: others get their turn
         return written
 
     # Registry

@@ -363,7 +363,7 @@ class Resolver:
             is_digested=False,
             etag=received.head.etag,
             last_modified=received.head.last_modified,
-            validator=undigested_tag(received.head.etag, received.size).strip('"'),
+            validator=undigested_tag(received.head.etag, received.size, received.source.remote.name).strip('"'),
             remote_id=received.source.remote.id,
             checked_at=at,
             modified_at=known.modified_at if known is not None and is_same else received.head.modified or at,

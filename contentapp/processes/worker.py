@@ -36,7 +36,11 @@ async def serve_content(config: Config, listening: socket.socket) -> None:
         await _remove_partials(services)
         content = ContentServer(services.delivery, services.readiness, config.engine).server()
         server = await loop.create_server(
-            content, sock=listening, backlog=BACKLOG, ssl=None if certificate is None else certificate.context
+            content,
+            sock=listening,
+            backlog=BACKLOG,
+            ssl=None if certificate is None else certificate.context,
+            ssl_handshake_timeout=None if certificate is None else config.engine.request_head_timeout_seconds,
         )
         log.info("ready", listen=str(config.content.listen))
         await stop.wait()

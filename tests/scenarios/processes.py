@@ -32,13 +32,21 @@ def content_worker(proxy: Proxy) -> int:
     return found
 
 
+def tcp_sockets(port: int, state: str) -> list[str]:
+    """The inodes of the sockets at a port of 127.0.0.1 that are in a state (hexadecimal, proc_net_tcp(5))."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [words[9] for words in lines if (words[1], words[3]) == (f"0100007F:{port:04X}", state)]
+
+
 def listening_inode(port: int) -> str:
-    """The inode of the socket that listens on a port of 127.0.0.1 (proc_net_tcp(5))."""
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        words = line.split()
-        if words[1] == f"0100007F:{port:04X}" and words[3] == "0A":
-            return words[9]
-    raise AssertionError(f"nobody listens on {port}")
+    """The inode of the socket that listens on a port."""
+    (inode,) = tcp_sockets(port, "0A")
+    return inode
+
+
+def connections(port: int) -> list[str]:
+    """The inodes of the established connections to a port."""
+    return tcp_sockets(port, "01")
 
 
 def sockets(pid: int) -> set[str]:

@@ -140,6 +140,19 @@ async def test_malformed_requests_are_refused(world: World) -> None:
     assert after - before == len(MALFORMED)
 
 
+@module_loop
+async def test_malformed_requests_to_the_admin_listener(world: World) -> None:
+    """They are nobody's secret in the log either."""
+    for name, sent in MALFORMED.items():
+        answer = await ask_raw(world.proxy.admin_url, sent)
+        assert re.match(rb"HTTP/1\.[01] 400 ", answer), (name, answer[:200])
+    assert (await world.proxy.admin("/pulp/api/v3/status/"))["versions"]
+    await asyncio.sleep(0.5)  # the log is written a quarter of a second later
+    output = world.proxy.output()
+    assert "Traceback" not in output
+    assert SECRET not in output
+
+
 STATUS = {
     "HTTP/0.9": (b"GET /v2/\r\n\r\n", 400),
     "HTTP/1.0 ping": (b"GET /v2/ HTTP/1.0\r\n\r\n", 200),
@@ -377,12 +390,13 @@ async def test_slow_loris_and_idle_connections(world: World) -> None:
         for number, (_, writer) in enumerate(loris):
             writer.write((b"", b"GET /v2/ HT", b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-A: ")[number % 3])
         ends = [asyncio.create_task(reader.read()) for reader, _ in loris]
-        feeding = asyncio.create_task(trickle([writer for _, writer in loris[2::3]]))
+        writers = [writer for _, writer in loris[2::3]]
+        feeding = asyncio.create_task(trickle(writers))
+        stack.callback(feeding.cancel)
         while any(not end.done() for end in ends):
             await world.still_serves()
             assert time.monotonic() - started < 4 * HEAD_SECONDS + 2
             await asyncio.sleep(0.1)
-        feeding.cancel()
         assert {end.result() if end.exception() is None else b"" for end in ends} == {b""}
         assert time.monotonic() - started >= HEAD_SECONDS * 0.9
     # After an answer the next head has as long, and no longer.
@@ -502,6 +516,7 @@ async def test_corrupt_body_is_never_completed_on_any_way(tmp_path: Path, author
     async with RegistryRemote(head="refused") as remote:
         settings = {**PATIENT, "cooldown_seconds": 0.1, "cooldown_max_seconds": 0.1}
         config = pull_through("container", "reg", {"r": remote.url}, remote=settings)
+        config["request_head_timeout_seconds"] = 2
         async with AsyncExitStack() as stack:
             plain = await stack.enter_async_context(running_proxy(sub(tmp_path, "plain"), config))
             secure = await stack.enter_async_context(
@@ -518,11 +533,12 @@ async def test_corrupt_body_is_never_completed_on_any_way(tmp_path: Path, author
                 await nginx.start()
                 stack.push_async_callback(nginx.stop)
                 fronts[name] = nginx.url
+            await check_handshake_ends(secure)
             cases = itertools.product((True, False), fronts.items(), ("1.1", "1.0"))
             for seed, (is_sized, (front, url), version) in enumerate(cases):
                 if not is_sized and version == "1.0" and front.startswith("nginx") and front != "nginx 1.0":
-                    continue  # nginx makes our broken chunks an end by closing: to an HTTP/1.0 device that is a whole
-                    body
+                    # nginx makes our broken chunks an end by closing: to an HTTP/1.0 device that is a whole body.
+                    continue
                 content = Synthetic(3 * MIB, seed=seed)
                 digest = remote.push_blob("app", content)
                 remote.clear()
@@ -535,6 +551,14 @@ async def test_corrupt_body_is_never_completed_on_any_way(tmp_path: Path, author
                 for proxy in (plain, secure):
                     await proxy.admin("/pulp/api/v3/cooldowns/clear/", method="POST", json={})
             assert plain.artifacts() == secure.artifacts() == []
+
+
+async def check_handshake_ends(proxy: Proxy) -> None:
+    """A device that begins TLS and goes no further is let go in the time that a head has."""
+    async with raw_connection(proxy) as (reader, writer):
+        writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        async with asyncio.timeout(6):
+            assert await reader.read() == b""
 
 
 def sub(folder: Path, name: str) -> Path:

@@ -18,8 +18,9 @@ import pytest_asyncio
 
 from tests.ports import Port
 from tests.proxy import Proxy, pull_through, running_proxy
-from tests.remotes.content import Stored, Synthetic, content_of
+from tests.remotes.content import Stored, Synthetic, content_of, digest_of
 from tests.remotes.faults import (
+    Cut,
     Endless,
     Fault,
     Flip,
@@ -677,3 +678,22 @@ async def test_wrong_length_in_a_head_is_no_lasting_harm(tmp_path: Path) -> None
             other = remote.push_blob("app", Synthetic(3 * MIB, seed=601))
             assert (await ask(f"{proxy.url}/v2/reg/app/blobs/{other}")).sha256 == other
             assert content_of(b"").size == 0
+
+
+async def test_equal_etags_of_two_remotes_mix_nothing(tmp_path: Path) -> None:
+    """One remote's ETag says nothing of another one's bytes: a device never resumes one's file with the other's."""
+    one, two = Synthetic(3 * MIB, seed=610), Synthetic(3 * MIB, seed=611)
+    async with FileRemote({"f": one}, manifest=False) as first, FileRemote({"f": two}, manifest=False) as second:
+        first.script("/f", Headers({"ETag": '"v1"'}), Cut(2 * MIB), method="GET", times=1)
+        for remote in (first, second):
+            remote.script("/f", Headers({"ETag": '"v1"'}))
+        urls = {"one": f"{first.url}/", "two": f"{second.url}/"}
+        async with running_proxy(tmp_path, pull_through("file", "files", urls, remote=PATIENT)) as proxy:
+            url = f"{proxy.url}/pulp/content/files/f"
+            broken = await ask(url)
+            assert (broken.status, broken.is_complete) == (200, False)
+            await first.refuse()
+            resume = {"Range": f"bytes={len(broken.body)}-", "If-Range": broken.headers["ETag"]}
+            answers = [await ask(url, headers=resume) for _ in range(3)]
+            assert {answer.status for answer in answers} == {200}
+            assert answers[-1].sha256 == digest_of(two)

@@ -18,7 +18,15 @@ from tests.remotes.files import FileRemote
 from tests.remotes.images import make_image
 from tests.remotes.registry import RegistryRemote
 from tests.scenarios.device import ask, ask_many
-from tests.scenarios.processes import content_worker, folder_size, memory, open_files, unnamed_size, watched
+from tests.scenarios.processes import (
+    connections,
+    content_worker,
+    folder_size,
+    memory,
+    open_files,
+    unnamed_size,
+    watched,
+)
 from tests.scenarios.slow_device import SlowDevice, slow_device
 from tests.scenarios.stage import PATIENT, fresh, merged, until
 
@@ -59,9 +67,9 @@ def files_of(proxy: Proxy) -> int:
     return sum(not target.startswith("socket:") for target in open_files(content_worker(proxy)))
 
 
-def sockets_of(proxy: Proxy) -> int:
-    """How many sockets it has."""
-    return sum(target.startswith("socket:") for target in open_files(content_worker(proxy)))
+def devices_of(proxy: Proxy) -> int:
+    """How many connections of devices are open."""
+    return len(connections(proxy.port))
 
 
 async def all_given_back(proxy: Proxy, files: int) -> None:
@@ -71,11 +79,16 @@ async def all_given_back(proxy: Proxy, files: int) -> None:
     async def is_closed() -> bool:
         return (
             files_of(proxy) <= files
-            and sockets_of(proxy) < 30
+            and not devices_of(proxy)
             and not unnamed_size(content_worker(proxy), proxy.data_dir)
         )
 
-    await until(is_closed)
+    try:
+        await until(is_closed)
+    except TimeoutError:
+        raise AssertionError(
+            f"{files} files were open before, now: {sorted(open_files(content_worker(proxy)))}"
+        ) from None
 
 
 @asynccontextmanager
@@ -91,36 +104,34 @@ async def slow_devices(urls: list[str], *, size: int) -> AsyncIterator[list[Slow
 # -- memory
 
 
-@pytest.mark.timeout(180)
-async def test_memory_with_many_slow_devices_on_a_large_body(tmp_path: Path) -> None:
-    """On one that is spooled; then on one that there is no room for."""
+@pytest.mark.parametrize(("quota", "size"), [("300 MiB", 256 * MIB), ("1 MiB", 48 * MIB)], ids=["spooled", "windowed"])
+async def test_memory_with_many_slow_devices_on_a_large_body(tmp_path: Path, quota: str, size: int) -> None:
     async with RegistryRemote() as remote:
-        config = registry(remote, cache={"max_size": "300 MiB"}, device_write_timeout_seconds=30)
+        config = registry(remote, cache={"max_size": quota})
         async with running_proxy(tmp_path, config) as proxy:
-            files = await warm_up(proxy, remote)
-            worker = content_worker(proxy)
+            files, worker = await warm_up(proxy, remote), content_worker(proxy)
             before = memory(worker)
-            async with watched(lambda: memory(worker)) as seen:
-                for size in (256 * MIB, 320 * MIB):
-                    content = fresh(size)
-                    url = blob(proxy, remote, content)
-                    async with slow_devices([url] * 200, size=64 * KIB) as devices:
-                        for device in devices:
-                            assert device.body == next(content.pieces(0, 64 * KIB))[: 64 * KIB]
-                        await asyncio.wait_for(swallow(url, content), 60)
+            content, stall = fresh(size), Stall(MIB)
+            url = blob(proxy, remote, content)
+            remote.script(f"*{digest_of(content)}", stall, method="GET", times=1)
+            async with (
+                watched(lambda: memory(worker)) as seen,
+                slow_device(url) as fast,
+                slow_devices([url] * 200, size=64 * KIB) as devices,
+            ):
+                assert all(device.body == next(content.pieces(0, 64 * KIB)) for device in devices)
+                stall.gate.release()
+                await asyncio.wait_for(swallow(fast, content), 60)
             assert max(seen) - before < GROWTH, f"{max(seen) / MIB:.0f} MiB, {before / MIB:.0f} MiB before"
             await all_given_back(proxy, files)
 
 
-async def swallow(url: str, content: Synthetic) -> None:
-    """A fast device that looks at what it gets, and keeps none of it."""
-    async with slow_device(url) as device:
-        position = 0
-        for piece in content.pieces(0, content.size):
-            await device.read(len(piece))
-            assert device.body == piece, position
-            device.body.clear()
-            position += len(piece)
+async def swallow(device: SlowDevice, content: Synthetic) -> None:
+    """Read all, look at it, and keep none of it."""
+    for piece in content.pieces(0, content.size):
+        await device.read(len(piece))
+        assert device.body == piece
+        device.body.clear()
 
 
 async def test_memory_with_many_different_bodies(tmp_path: Path) -> None:
@@ -145,7 +156,7 @@ async def test_memory_with_many_different_bodies(tmp_path: Path) -> None:
                     image = make_image(layers=1, layer_size=1, seed=1000 + number)
                     remote.push("app", f"v{number}", image)
                     assert (await ask(f"{proxy.url}/v2/reg/app/manifests/v{number}")).sha256 == image.digest
-            assert max(seen) - before < 2 * GROWTH, f"{max(seen) / MIB:.0f} MiB, {before / MIB:.0f} MiB before"
+            assert max(seen) - before < 2.5 * GROWTH, f"{max(seen) / MIB:.0f} MiB, {before / MIB:.0f} MiB before"
             assert (await proxy.metrics()).total("contentapp_degraded_flights_total", reason="no_space") >= 1
             await all_given_back(proxy, files)
 
@@ -185,10 +196,12 @@ async def test_disk_stays_under_its_quota(tmp_path: Path, workers: int) -> None:
                     assert (answer.status, answer.is_complete) == (200, True)
                     assert answer.sha256 == digest_of(content)
 
-            async with watched(lambda: sum(folder_size(folder) for folder in kept)) as seen:
-                async with asyncio.TaskGroup() as group:
-                    for number in range(5):
-                        group.create_task(device(number))
+            async with (
+                watched(lambda: sum(folder_size(folder) for folder in kept)) as seen,
+                asyncio.TaskGroup() as group,
+            ):
+                for number in range(5):
+                    group.create_task(device(number))
             assert max(seen) <= QUOTA
             assert max(seen) > QUOTA // 2
             await until(lambda: is_idle(proxy))
@@ -202,9 +215,9 @@ async def test_disk_stays_under_its_quota(tmp_path: Path, workers: int) -> None:
 
 async def test_least_recently_used_goes_first_and_never_what_is_in_use(tmp_path: Path) -> None:
     """A use counts from the time it is written down, which a stop does too."""
-    size = 2 * MIB
+    size = 6 * MIB  # more than the kernel takes from the proxy for a slow device
     async with RegistryRemote() as remote:
-        config = registry(remote, cache={"max_size": 12 * MIB, "high_watermark": 0.9, "low_watermark": 0.7})
+        config = registry(remote, cache={"max_size": 36 * MIB, "high_watermark": 0.95, "low_watermark": 0.85})
         async with running_proxy(tmp_path, config) as proxy:
             old, used, read = fresh(size), fresh(size), fresh(size)
             for content in (used, read, old):
@@ -214,7 +227,7 @@ async def test_least_recently_used_goes_first_and_never_what_is_in_use(tmp_path:
             await proxy.restart()
             async with slow_device(blob(proxy, remote, read)) as device:
                 await device.read(1)
-                newer = [fresh(size) for _ in range(4)]
+                newer = [fresh(size) for _ in range(3)]  # the last one makes one too many
                 for content in newer:
                     assert (await ask(blob(proxy, remote, content))).is_complete
                     await until(lambda: is_idle(proxy))

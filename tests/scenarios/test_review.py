@@ -430,12 +430,14 @@ async def test_16_odd_validators_do_not_break_a_transfer(tmp_path: Path) -> None
     """Three headers of 8000 odd bytes are 144 KB of JSON: more than a snapshot may have."""
     odd, body = b"\xff" * 8000, read_all(fresh(1000))
     head = b'HTTP/1.1 200 OK\r\nETag: "%b"\r\nLast-Modified: %b\r\nContent-Type: %b\r\nContent-Length: 1000\r\n\r\n'
-    async with RawRemote(head % (odd, odd, odd) + body) as remote:
-        async with running_proxy(tmp_path, pull_through("file", "d", {"r": remote.url + "/"}, remote=PATIENT)) as proxy:
-            answer = await ask(f"{proxy.url}/pulp/content/d/f")
-            await until_stored(proxy)
-            partials = list(proxy.data_dir.rglob("*.part"))
-            assert (answer.status, partials) == (200, []), answer.body
+    async with (
+        RawRemote(head % (odd, odd, odd) + body) as remote,
+        running_proxy(tmp_path, pull_through("file", "d", {"r": remote.url + "/"}, remote=PATIENT)) as proxy,
+    ):
+        answer = await ask(f"{proxy.url}/pulp/content/d/f")
+        await until_stored(proxy)
+        partials = list(proxy.data_dir.rglob("*.part"))
+        assert (answer.status, partials) == (200, []), answer.body
 
 
 # -- 17: a far range without a digest, from a remote that does not know If-Range

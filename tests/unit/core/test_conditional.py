@@ -231,15 +231,21 @@ def test_a_flight_may_have_hyphens() -> None:
 
 
 def test_tag_of_undigested_content() -> None:
-    tag = undigested_tag('"abc"', 10)
+    tag = undigested_tag('"abc"', 10, "r")
     assert _opaque(tag).startswith("u-")
-    assert tag == undigested_tag('"abc"', 10)
-    assert len({tag, undigested_tag('"abd"', 10), undigested_tag('"abc"', 11), undigested_tag('"0:abc"', 1)}) == 4
-    assert undigested_tag('W/"abc"', 10) == undigested_tag("abc", 10) == undigested_tag("", 10) == ""
-    assert undigested_tag('"\udc80"', 10) != ""
+    assert tag == undigested_tag('"abc"', 10, "r")
+    assert (
+        len(
+            {tag, undigested_tag('"abd"', 10, "r"), undigested_tag('"abc"', 11, "r"), undigested_tag('"0:abc"', 1, "r")}
+        )
+        == 4
+    )
+    assert tag != undigested_tag('"abc"', 10, "s")
+    assert undigested_tag('W/"abc"', 10, "r") == undigested_tag("abc", 10, "r") == undigested_tag("", 10, "r") == ""
+    assert undigested_tag('"\udc80"', 10, "r") != ""
 
 
 @given(st.text(), st.integers(0))
 def test_a_remotes_tag_never_raises(etag: str, size: int) -> None:
-    tag = undigested_tag(etag, size)
+    tag = undigested_tag(etag, size, "r")
     assert tag == "" or parse_entity_tag(tag) is not None
