@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from tests.scenarios.stage import PATIENT, fresh, merged, until_hit
 KIB = 1024
 SIZE = 1500 * KIB
 RECORD_SECONDS = 0.3
+PAGE_SIZE = 4096
 LOCK_SECONDS = 5.0
 """How long a write of the program waits for a locked database."""
 
@@ -42,21 +42,15 @@ def removed(database: Path) -> Iterator[None]:
 
 
 @contextmanager
-def overwritten(database: Path) -> Iterator[None]:
-    """All pages are random bytes; then they are restored."""
-    saved = database.read_bytes()
-    rewrite(database, os.urandom(len(saved)))
-    yield
-    rewrite(database, saved)
-
-
-@contextmanager
 def headless(database: Path) -> Iterator[None]:
-    """The first page is damaged; then it is restored."""
-    saved = database.read_bytes()
-    rewrite(database, b"\xff" * 4096)
+    """The first page is overwritten; then it is restored."""
+    with database.open("r+b") as file:
+        saved = file.read(PAGE_SIZE)
+        file.seek(0)
+        file.write(b"\xff" * PAGE_SIZE)
     yield
-    rewrite(database, saved)
+    with database.open("r+b") as file:
+        file.write(saved)
 
 
 @contextmanager
@@ -70,12 +64,6 @@ def locked(database: Path) -> Iterator[None]:
         connection.close()
 
 
-def rewrite(path: Path, content: bytes) -> None:
-    """Write into the file that is there, from its start."""
-    with path.open("r+b") as file:
-        file.write(content)
-
-
 async def timed(url: str) -> tuple[Answer, float]:
     """An answer, and how long it took."""
     loop = asyncio.get_running_loop()
@@ -84,7 +72,7 @@ async def timed(url: str) -> tuple[Answer, float]:
     return answer, loop.time() - started
 
 
-@pytest.mark.parametrize("damage", [removed, overwritten, headless, locked])
+@pytest.mark.parametrize("damage", [removed, headless, locked])
 async def test_database_that_fails_while_running(tmp_path: Path, damage: object) -> None:
     """With remotes and without: tags, manifests, blobs, files. Afterwards all works by itself, also what is new."""
     async with RegistryRemote() as registry, FileRemote(manifest=False) as plain, FileRemote() as listed:
@@ -126,7 +114,7 @@ async def test_database_that_fails_while_running(tmp_path: Path, damage: object)
 async def served(bodies: dict[str, bytes], *, remotes_work: bool) -> None:
     """Everything, before and after its record and its TTL are out of date; only one write may wait for a lock."""
     slow = 0
-    for _ in range(3):
+    for _ in range(2):
         for url, body in bodies.items():
             answer, seconds = await timed(url)
             assert (answer.status, answer.is_complete) == (200, True), (url, answer.body[:200])
