@@ -315,18 +315,13 @@ class _LineLogger:
     warn = error = critical = exception = fatal = warning
 
 
-def _repeats_input(error: BaseException | None) -> bool:
-    """Whether an error's text is what somebody sent, as that of aiohttp's parser is: a half-written header, say."""
-    return type(error).__module__ == "aiohttp.http_exceptions"
-
-
 class _StandardHandler(logging.Handler):
     """Takes the standard library's records through the same redaction to the same lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             event: EventDict = {"event": record.getMessage(), "level": record.levelname.lower(), "logger": record.name}
-            if record.exc_info and not _repeats_input(record.exc_info[1]):
+            if record.exc_info:
                 event["exc_info"] = record.exc_info
                 event = structlog.processors.format_exc_info(None, "", event)
             line = _finish(None, "", redact(None, "", event))

@@ -72,6 +72,8 @@ async def until_ready(flight: Flight, rule: Rule, make_frame: MakeFrame) -> tupl
 
 def _release_at(attempt: Attempt, rule: Rule, frame: Frame) -> float:
     """When (loop.time()) a running attempt's head may go out even if nothing changes; 0: now."""
+    if frame.has_body and frame.length == 0:
+        return float("inf")  # its head alone is a complete answer
     is_whole_first = rule.is_strict or (rule.is_old_http and attempt.size is None)
     if attempt.is_stalled:
         # Nothing more comes until somebody takes what has come.
@@ -224,9 +226,7 @@ class BehindWindow(BodyBroken):
 async def _behind(flight: Flight, attempt: Attempt, place: Place, *, is_strict: bool) -> BehindWindow:
     """With the mark, wherever what came before is still there to be hashed."""
     reader, hasher = attempt.reader, flight.plan.hasher()
-    if place.position == 0:
-        place.mark = hasher
-    elif place.mark is None and reader is not None and place.position <= (attempt.spool_end or 0):
+    if place.mark is None and reader is not None and place.position <= (attempt.spool_end or 0):
         await asyncio.to_thread(hash_range, reader, 0, place.position, hasher)
         place.mark = hasher
     return BehindWindow(attempt, place, is_strict=is_strict)

@@ -17,7 +17,7 @@ from contentapp.core.records import Remote
 from contentapp.upstream.answer import status_error
 from contentapp.upstream.base import HostGate
 from contentapp.upstream.bearer import MAX_ANSWER, Token, TokenCache, TokenKey, parse_token
-from contentapp.upstream.body import read_bounded, settle
+from contentapp.upstream.body import patience_seconds, read_bounded, settle
 from contentapp.upstream.challenge import BasicChallenge, BearerChallenge, choose_challenge
 from contentapp.upstream.credentials import Credentials, CredentialSource
 from contentapp.upstream.target import own_origin, target_origin
@@ -142,7 +142,7 @@ class Authorizer:
             await settle(response)
             raise self._failure(response, host, credentials)
         try:
-            body = await read_bounded(response, MAX_ANSWER, host)
+            body = await read_bounded(response, MAX_ANSWER, host, patience_seconds(self._remote))
             return parse_token(body, has_credentials=credentials is not None)
         except UpstreamProtocolError as error:
             error.host = host

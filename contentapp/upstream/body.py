@@ -7,20 +7,22 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from aiohttp import ClientResponse
+from aiohttp import ClientResponse, StreamReader
 
 from contentapp.core.errors import TransferInterrupted, UpstreamProtocolError
+from contentapp.core.records import Remote
 from contentapp.upstream.answer import Framing, read_framing
 from contentapp.upstream.base import UpstreamRequest
 from contentapp.upstream.failure import BODY_FAILURES, body_failure
 
+EXTRA_SECONDS = 1.0
 SETTLE_SECONDS = 1.0
 SETTLE_SIZE = 64 * 1024
 
 
 @dataclass(slots=True)
 class HttpResponse:
-    """UpstreamResponse over aiohttp's. `limit`: a body longer than this is an error."""
+    """UpstreamResponse over aiohttp's. `limit`: a longer body is an error. patience_seconds: for each read."""
 
     status: int
     offset: int
@@ -33,6 +35,7 @@ class HttpResponse:
     url: str
     has_body: bool
     limit: int | None
+    patience_seconds: float
     _response: ClientResponse = field(repr=False)
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -42,7 +45,7 @@ class HttpResponse:
         received, content = 0, self._response.content
         bound = _smaller(self.length, self.limit)
         try:
-            while piece := (await content.readchunk())[0]:
+            while piece := await read_piece(content, self.patience_seconds):
                 received += len(piece)
                 if bound is not None and received > bound:
                     raise UpstreamProtocolError(f"{self.host} sent more than it announced or may send", host=self.host)
@@ -89,8 +92,27 @@ def make_response(request: UpstreamRequest, response: ClientResponse, host: str,
         url=url,
         has_body=has_body,
         limit=request.max_body_size,
+        patience_seconds=patience_seconds(request.source.remote),
         _response=response,
     )
+
+
+def patience_seconds(remote: Remote) -> float:
+    """A little more than aiohttp's own timeout, which tells more."""
+    return remote.settings.sock_read_timeout + EXTRA_SECONDS
+
+
+async def read_piece(content: StreamReader, seconds: float) -> bytes:
+    """The next bytes as they came, b"" at the end; TimeoutError after so many seconds without any.
+
+    aiohttp's own timeout ends with the connection, which it closes when its parser finds a broken chunk: whoever waits
+    for the body then is not told. An empty piece at the end of a chunk is not the end of the body.
+    """
+    async with asyncio.timeout(seconds):
+        while True:
+            piece, is_chunk_end = await content.readchunk()
+            if piece or not is_chunk_end:
+                return piece
 
 
 async def settle(response: ClientResponse) -> None:
@@ -107,14 +129,14 @@ async def settle(response: ClientResponse) -> None:
         response.close()
 
 
-async def read_bounded(response: ClientResponse, max_size: int, host: str) -> bytes:
-    """A small body as a whole; UpstreamError for one that is coded, too long, cut or stalled."""
+async def read_bounded(response: ClientResponse, max_size: int, host: str, seconds: float) -> bytes:
+    """A small body as a whole; UpstreamError for one that is coded, too long, cut or stalled for so many seconds."""
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         response.close()
         raise UpstreamProtocolError(f"{host}: content coding although none was accepted", host=host)
     body = bytearray()
     try:
-        while piece := await response.content.readany():
+        while piece := await read_piece(response.content, seconds):
             body += piece
             if len(body) > max_size:
                 raise UpstreamProtocolError(f"{host} sends more than {max_size} bytes", host=host)

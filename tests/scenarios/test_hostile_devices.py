@@ -243,6 +243,8 @@ PATHS = {
     "/pulp/content/files/%2e%2e/f": 400,
     "/pulp/content/files/%2E%2E%2Ff": 400,
     "/pulp/content/files/..%2f..%2fetc%2fpasswd": 400,
+    "/pulp/content/files/x%2ff": 400,
+    "/v2/reg%2fapp/manifests/v1": 400,
     "/pulp/content/files/%252e%252e%252ff": 404,
     "/pulp/content/files/..%5cf": 400,
     "/pulp/content/files/f%00": 400,

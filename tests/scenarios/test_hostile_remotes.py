@@ -102,9 +102,13 @@ def rss(proxy: Proxy) -> int:
 
 
 class ByPath:
-    """Sends the bytes that belong to the path asked for as they are, then closes; `endless` ones are repeated."""
+    """Sends the bytes that belong to the path asked for as they are, then closes; `endless` ones are repeated.
 
-    def __init__(self) -> None:
+    step_seconds: CR, LF and what stands between are sent apart, with so much time between.
+    """
+
+    def __init__(self, *, step_seconds: float = 0) -> None:
+        self.step_seconds = step_seconds
         self.answers: dict[str, tuple[bytes, bytes]] = {}
         self.sent: dict[str, int] = {}
         self._port = Port()
@@ -134,8 +138,10 @@ class ByPath:
             head = await reader.readuntil(b"\r\n\r\n")
             path = head.split(b" ")[1].decode()
             answer, endless = self.answers.get(path, (b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", b""))
-            writer.write(answer)
-            await writer.drain()
+            for part in re.split(rb"(?<=\n)|(?=\r)", answer) if self.step_seconds else [answer]:
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(self.step_seconds)
             while endless:
                 writer.write(endless)
                 await writer.drain()
@@ -219,6 +225,31 @@ async def test_broken_heads_and_framing(tmp_path: Path) -> None:
             assert rss(proxy) < 200 * MIB
             assert "Traceback" not in proxy.output()
             assert sum(remote.sent.values()) < 100 * MIB
+
+
+async def test_chunks_that_come_in_parts(tmp_path: Path) -> None:
+    """Where a chunk ends without bytes of its own is not where the body ends."""
+    async with ByPath(step_seconds=0.02) as remote:
+        remote.answers["/f"] = (OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n", b"")
+        config = pull_through("file", "files", {"r": f"{remote.url}/"}, remote=PATIENT)
+        async with running_proxy(tmp_path, config) as proxy:
+            for _ in range(2):
+                answer = await ask(f"{proxy.url}/pulp/content/files/f")
+                assert (answer.status, answer.is_complete, answer.body) == (200, True, b"hello world")
+
+
+async def test_chunk_that_breaks_late(tmp_path: Path) -> None:
+    """A broken chunk far behind the head ends the body, and nobody waits for what will not come."""
+    async with FileRemote({"f": fresh(3 * MIB)}, manifest=False) as remote:
+        remote.script("/f", Unsized(), Surplus(5), method="GET")
+        impatient = {**PATIENT, "sock_read_timeout": 0.5}
+        config = pull_through("file", "files", {"r": f"{remote.url}/"}, remote=impatient)
+        async with running_proxy(tmp_path, config) as proxy:
+            async with asyncio.timeout(6):
+                answer = await ask(f"{proxy.url}/pulp/content/files/f")
+            assert (answer.status, answer.is_complete) == (200, False)
+            assert (await proxy.admin("/pulp/api/v3/transfers/"))["count"] == 0
+            assert proxy.artifacts() == []
 
 
 # -- bodies
@@ -697,3 +728,43 @@ async def test_equal_etags_of_two_remotes_mix_nothing(tmp_path: Path) -> None:
             answers = [await ask(url, headers=resume) for _ in range(3)]
             assert {answer.status for answer in answers} == {200}
             assert answers[-1].sha256 == digest_of(two)
+
+
+@pytest.mark.parametrize("policy", ["on_demand", "streamed"])
+async def test_empty_body_is_not_let_out_by_its_head(tmp_path: Path, policy: str) -> None:
+    """``Content-Length: 0`` is a complete answer without one byte that could be held back."""
+    async with RegistryRemote() as remote:
+        digests = [remote.push_blob("app", Synthetic(size, seed=620)) for size in (1, 1000, 3 * MIB)]
+        remote.script("/v2/app/blobs/*", Shorten(0), method="GET")
+        at_once = {"verify_first_seconds": 0, "verify_first_bytes": 0}
+        config = pull_through(
+            "container", "reg", {"r": remote.url}, remote={**PATIENT, "policy": policy}, distribution=at_once
+        )
+        async with running_proxy(tmp_path, config) as proxy:
+            for digest in digests * 4:
+                answer = await ask(f"{proxy.url}/v2/reg/app/blobs/{digest}")
+                assert not answer.is_complete or answer.status == 503, answer
+                await proxy.admin("/pulp/api/v3/cooldowns/clear/", method="POST", json={})
+
+
+async def test_refused_list_does_not_cool_the_pulls(tmp_path: Path) -> None:
+    """Who may ask for a list, or for something odd, must not be able to stop a repository's pulls."""
+    async with RegistryRemote() as remote:
+        image = make_image(seed=630)
+        remote.push("app", "v1", image)
+        remote.script("/v2/app/tags/list", Status(403))
+        remote.script("/v2/app/referrers/*", Status(500))
+        remote.script("/v2/app/manifests/odd", Status(400))
+        remote.script(f"/v2/app/blobs/{image.layers[0].digest}", Status(418), times=2)
+        config = pull_through("container", "reg", {"r": remote.url}, remote={"max_retries": 0})
+        async with running_proxy(tmp_path, config) as proxy:
+            url = f"{proxy.url}/v2/reg/app"
+            for path, status in {
+                "tags/list": 403,
+                f"referrers/{image.digest}": 503,
+                "manifests/odd": 503,
+                f"blobs/{image.layers[0].digest}": 503,
+            }.items():
+                assert (await ask(f"{url}/{path}")).status == status, path
+            assert (await ask(f"{url}/manifests/v1")).sha256 == image.digest
+            assert (await ask(f"{url}/blobs/{image.layers[1].digest}")).sha256 == image.layers[1].digest

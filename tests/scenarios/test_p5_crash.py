@@ -137,6 +137,7 @@ async def still_hits(proxy: Proxy, remote: RegistryRemote, stored: set[str], url
     return {(await until_hit(url)).sha256}
 
 
+@pytest.mark.timeout(60 + 5 * POINTS)
 async def test_killed_at_random_moments(tmp_path: Path) -> None:
     """Many bodies of all sizes, manifests and undigested files under way, killed again and again."""
     chance = random.Random(POINTS)

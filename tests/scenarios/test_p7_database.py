@@ -17,7 +17,7 @@ from tests.remotes.files import FileRemote
 from tests.remotes.images import make_image
 from tests.remotes.registry import RegistryRemote
 from tests.scenarios.device import Answer, ask
-from tests.scenarios.stage import PATIENT, fresh, merged, until_hit
+from tests.scenarios.stage import PATIENT, fresh, merged, until, until_hit
 
 KIB = 1024
 SIZE = 1500 * KIB
@@ -77,9 +77,11 @@ async def test_database_that_fails_while_running(tmp_path: Path, damage: object)
     """With remotes and without: tags, manifests, blobs, files. Afterwards all works by itself, also what is new."""
     async with RegistryRemote() as registry, FileRemote(manifest=False) as plain, FileRemote() as listed:
         config = merged(
-            pull_through("container", "reg", {"r": registry.url}, remote=PATIENT, distribution={"tag_ttl_seconds": 1}),
             pull_through(
-                "file", "plain", {"p": f"{plain.url}/"}, remote=PATIENT, distribution={"content_ttl_seconds": 1}
+                "container", "reg", {"r": registry.url}, remote=PATIENT, distribution={"tag_ttl_seconds": 0.5}
+            ),
+            pull_through(
+                "file", "plain", {"p": f"{plain.url}/"}, remote=PATIENT, distribution={"content_ttl_seconds": 0.5}
             ),
             pull_through("file", "listed", {"l": f"{listed.url}/"}, remote=PATIENT),
             record_ttl_seconds=RECORD_SECONDS,
@@ -99,6 +101,7 @@ async def test_database_that_fails_while_running(tmp_path: Path, damage: object)
             }
             for url in bodies:
                 await until_hit(url)
+            await until(lambda: is_idle(proxy))
             with damage(proxy.data_dir / "catalog.sqlite3"):  # type: ignore[operator]
                 await served(bodies, remotes_work=True)
                 for remote in (registry, plain, listed):
@@ -126,21 +129,39 @@ async def served(bodies: dict[str, bytes], *, remotes_work: bool) -> None:
     assert slow <= 2, "the database was waited for again and again"
 
 
+async def is_idle(proxy: Proxy) -> bool:
+    """Whether no flight is under way: all that came is recorded."""
+    return not (await proxy.metrics()).total("contentapp_transfers")
+
+
+def is_recorded(proxy: Proxy, digest: str) -> bool:
+    """Whether the database says that it is stored."""
+    connection = sqlite3.connect(proxy.data_dir / "catalog.sqlite3")
+    try:
+        found = connection.execute("SELECT 1 FROM artifacts WHERE digest = ? AND is_stored", [digest]).fetchone()
+    finally:
+        connection.close()
+    return found is not None
+
+
 async def recovered(proxy: Proxy, registry: RegistryRemote, bodies: dict[str, bytes]) -> None:
     """New content is recorded: it is a hit, and stays one after a restart."""
     content, image = fresh(SIZE), make_image(layers=1, seed=7)
-    registry.push("app", "v2", image)
     url = f"{proxy.url}/v2/reg/app/blobs/{registry.push_blob('app', content)}"
     async with asyncio.timeout(20):
-        while (await ask(url)).cache != "hit" or (await ask(f"{proxy.url}/v2/reg/app/manifests/v2")).status != 200:
+        while not is_recorded(proxy, digest_of(content)):
+            assert (await ask(url)).sha256 == digest_of(content)
             await asyncio.sleep(0.1)
         while (await ask(f"{proxy.admin_url}/readyz")).status != 200:
             await asyncio.sleep(0.1)
+    registry.push("app", "v2", image)
+    assert (await ask(f"{proxy.url}/v2/reg/app/manifests/v2")).status == 200
     await proxy.kill()
     await proxy.start()
     await registry.refuse()
     assert (await ask(url)).sha256 == digest_of(content)
-    assert (await ask(f"{proxy.url}/v2/reg/app/manifests/v2")).sha256 == image.digest
+    answer = await ask(f"{proxy.url}/v2/reg/app/manifests/v2")
+    assert answer.body == image.manifest.body, answer.body
     await registry.listen()
     for old, body in bodies.items():
         assert (await ask(old)).body == body

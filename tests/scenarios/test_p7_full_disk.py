@@ -103,6 +103,24 @@ async def test_one_device_gets_it_unstored(world: World) -> None:
     assert again.cache == NO_SPACE
 
 
+async def test_upstream_goes_at_the_pace_of_the_device(world: World) -> None:
+    """What a device does not take is not read either: one that pauses has everything from one transfer."""
+    content = fresh(2 * SIZE)
+    url, path = world.blob(content), world.path(content)
+    async with slow_device(url) as device:
+        await device.read(1000)
+
+        async def is_ahead() -> bool:
+            return world.registry.sent(path, method="GET") >= WINDOW_SIZE
+
+        await until(is_ahead)
+        await asyncio.sleep(0.2)  # time to go on, for one that does not wait
+        assert world.registry.sent(path, method="GET") < content.size
+        assert await device.finish()
+        assert device.body == read_all(content)
+    assert world.registry.count(path, method="GET") == 1
+
+
 async def test_manifests_and_small_bodies_too(world: World) -> None:
     """The quota has room for a small image, so it is filled first."""
     filler = fresh(900 * KIB)
@@ -358,8 +376,11 @@ async def test_filesystem_that_others_fill(tmp_path: Path) -> None:
             other = fresh(size)
             assert is_right(await ask(f"{proxy.url}/v2/reg/app/blobs/{remote.push_blob('app', other)}"), other)
             assert (await ask(f"{proxy.url}/readyz")).status == 200
+            for path in ("/v2/nowhere/manifests/v1", "/pulp/content/nowhere", "/v2/", "/v2/reg/app/manifests/v0"):
+                await ask(f"{proxy.url}{path}")  # each is counted under a name of its own, which needs room too
             scrape = await proxy.metrics()
             assert scrape.total("contentapp_storage_errors_total", operation="write") >= 1
+            assert "process died" not in proxy.output()
             (disk / "filler").unlink()
             small = fresh(2 * MIB)
             assert is_right(await until_hit(f"{proxy.url}/v2/reg/app/blobs/{remote.push_blob('app', small)}"), small)
