@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -165,7 +166,7 @@ class Device:
         self._close_socket()
 
     def _mark_first_byte(self) -> None:
-        self.first_byte_at = asyncio.get_running_loop().time()
+        self.first_byte_at = time.monotonic()
 
     def _seconds_for(self, size: int) -> float:
         """A device gets the write timeout, and what its lowest rate needs for these bytes."""

@@ -154,6 +154,8 @@ async def recovered(proxy: Proxy, registry: RegistryRemote, bodies: dict[str, by
             await asyncio.sleep(0.1)
         while (await ask(f"{proxy.admin_url}/readyz")).status != 200:
             await asyncio.sleep(0.1)
+    await asyncio.sleep(2 * RECORD_SECONDS)  # what was only remembered is forgotten, and asked for and recorded again
+    assert (await ask(url)).cache == "hit"
     registry.push("app", "v2", image)
     assert (await ask(f"{proxy.url}/v2/reg/app/manifests/v2")).status == 200
     await proxy.kill()

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -525,7 +525,8 @@ async def test_21_a_herd_costs_one_head(tmp_path: Path) -> None:
 
 
 class _Response:
-    status, offset, size, length, etag, last_modified, headers, host, url = 200, 0, 4, 4, "", "", {}, "h:1", "u"
+    status, offset, size, length, etag, last_modified, host, url = 200, 0, 4, 4, "", "", "h:1", "u"
+    headers: ClassVar[dict[str, str]] = {}
 
     async def chunks(self) -> AsyncIterator[bytes]:
         yield b"body"
