@@ -45,7 +45,7 @@ format: env ## put the code in the format that check wants
 ci: packages ## what the CI runs: install the real clients and servers, check, test without any skip
 	$(MAKE) env
 	$(MAKE) check
-	CONTENTAPP_FORBID_SKIPS=1 $(MAKE) test
+	FORBID_SKIPS=1 $(MAKE) test
 
 packages:
 	@./.ci/install-packages

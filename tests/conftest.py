@@ -17,7 +17,7 @@ import pytest
 from tests.ports import Port
 from tests.remotes.authority import Authority
 
-FORBID_SKIPS = "CONTENTAPP_FORBID_SKIPS"
+FORBID_SKIPS = "FORBID_SKIPS"
 END_SECONDS = 1.0
 LOG_SIZE = 8000
 

@@ -98,14 +98,14 @@ async def run_suite(folder: Path, text: str, **environment: str | None) -> Compl
 
 @pytest.mark.parametrize(("forbidden", "outcome"), [(None, "SKIPPED"), ("1", "FAILED test_suite.py::test_program")])
 async def test_skips(tmp_path: Path, forbidden: str | None, outcome: str) -> None:
-    said = (await run_suite(tmp_path, SKIPPING, CONTENTAPP_FORBID_SKIPS=forbidden)).output.decode()
+    said = (await run_suite(tmp_path, SKIPPING, FORBID_SKIPS=forbidden)).output.decode()
     assert re.search(f"(?m)^{outcome}", said) and "no-such-program is not installed" in said
     assert "XFAIL test_suite.py::test_expected" in said
 
 
 @pytest.mark.parametrize(("forbidden", "outcome"), [(None, "SKIPPED"), ("1", "ERROR")])
 async def test_skipped_modules(tmp_path: Path, forbidden: str | None, outcome: str) -> None:
-    done = await run_suite(tmp_path, SKIPPED_MODULE, CONTENTAPP_FORBID_SKIPS=forbidden)
+    done = await run_suite(tmp_path, SKIPPED_MODULE, FORBID_SKIPS=forbidden)
     assert re.search(f"(?m)^{outcome} ", done.output.decode()), done.output
     assert (done.status == 2) == bool(forbidden)
 

@@ -158,6 +158,8 @@ class Lookup:
         """Compare-and-set."""
         key = f"file:{distribution}:{entry.path}"
         written = await self._write(lambda: self.catalog.record_file(distribution, entry, replaces=replaces), key)
+        if written:
+            self._remember(key, entry)
         self._distrust(key)
         return written
 
@@ -193,8 +195,9 @@ class Lookup:
     async def record_artifact(self, record: ArtifactRecord) -> None:
         """It is stored now."""
         key = f"artifact:{record.digest}"
+        self._remember(key, record)
         await self._write(lambda: self.catalog.record_artifact(record), key)
-        self._distrust(key)
+        self._distrust(key)  # what was known before is kept: see catalog.base
 
     async def forget_artifact(self, record: ArtifactRecord) -> None:
         """What this record tells of is no longer stored."""

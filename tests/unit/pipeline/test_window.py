@@ -59,6 +59,24 @@ def test_small_chunks_are_merged() -> None:
     assert window.read(7) == Piece(b"x" * (MERGED_SIZE - 7), MERGED_SIZE)
 
 
+def test_room_is_what_takes_nothing_from_the_reader() -> None:
+    window = filled(10, [b"aaaa", b"bbbb"])
+    assert window.has_room(2, 0)
+    assert not window.has_room(3, 0)
+    assert window.has_room(6, 4)
+
+
+def test_shrinking_lets_the_oldest_go_and_never_grows() -> None:
+    window = filled(100, [bytes(60_000), bytes(60_000), bytes(60_000)])
+    window.shrink(60_000)
+    assert (window.start, window.end, window.size) == (120_000, 180_000, 100)
+    window = filled(1_000_000, [bytes(60_000), bytes(60_000), bytes(60_000)])
+    window.shrink(60_000)
+    assert (window.start, window.end, window.size) == (120_000, 180_000, 60_000)
+    window.shrink(1_000_000)
+    assert window.size == 60_000
+
+
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=30), st.integers(1, 64), st.integers(0, 10))
 def test_reader_that_keeps_up_gets_every_byte(chunks: list[bytes], size: int, start: int) -> None:
     window: Window[str] = Window(size, start, "")
