@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 TOO_OLD := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help env run demo test check format ci packages bench clean
+.PHONY: help env run demo test check format ci packages crash bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ ci: packages ## what the CI runs: install the real clients and servers, check, t
 
 packages:
 	@./.ci/install-packages
+
+crash: env ## kill it at many random moments (POINTS=200)
+	CONTENTAPP_CRASH_POINTS=$(or $(POINTS),200) $(BIN)/python -m pytest tests/scenarios/test_p5_crash.py -k random
 
 bench: env ## measure the proxy beside nginx and docker-registry
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -127,11 +127,10 @@ class ContentServices:
     flights: Flights
 
     async def readiness(self) -> str:
-        """Why devices should not come here, "" if they may: never because of a remote (P7)."""
-        try:
-            await self.shared.storage.use()
-        except ContentAppError as error:
-            return f"storage: {error}"
+        """Why devices should not come here, "" if they may.
+
+        They may as soon as it listens (P7): remotes, disk and database may all be ill, and what can be served is.
+        """
         return ""
 
 
