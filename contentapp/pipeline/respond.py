@@ -26,7 +26,7 @@ from contentapp.storage.base import ArtifactReader
 
 SLICE_SIZE = MIB
 MIN_PIECE_SIZE = 32 * KIB
-MAX_PIECE_SIZE = 512 * KIB
+MAX_PIECE_SIZE = 64 * KIB
 QUICK_SECONDS = 0.02
 WRITE_BUFFER_SIZE = 64 * KIB
 OWN_HEADERS = {"Server": "contentapp"}
