@@ -1,4 +1,4 @@
-"""What a hostile review has found: each test fails as long as its finding stands; its name begins with the number."""
+"""Interleavings, faults and hostile answers that cross the borders of the promises."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def workers_of(proxy: Proxy) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-# -- 1: a head of one attempt over the bytes of another
+# -- a head of one attempt over the bytes of another
 
 
-async def test_01a_undigested_body_of_another_remote_and_size_is_never_completed(tmp_path: Path) -> None:
+async def test_undigested_body_of_another_remote_and_size_is_never_completed(tmp_path: Path) -> None:
     """A's head (50000) is out when A breaks; B has another file of 60000: its first 50000 bytes are no answer."""
     first, second = read_all(fresh(50_000)), read_all(fresh(60_000))
     async with FileRemote({"f": first}, manifest=False) as a, FileRemote({"f": second}, manifest=False) as b:
@@ -75,7 +75,7 @@ async def test_01a_undigested_body_of_another_remote_and_size_is_never_completed
             assert body in (first, second), f"complete, {len(body)} bytes, of neither"
 
 
-async def test_01b_undigested_body_of_another_remote_under_the_first_ones_validator(tmp_path: Path) -> None:
+async def test_undigested_body_of_another_remote_under_the_first_ones_validator(tmp_path: Path) -> None:
     first, second = read_all(fresh(50_000)), read_all(fresh(50_000))
     async with FileRemote({"f": first}, manifest=False) as a, FileRemote({"f": second}, manifest=False) as b:
         stall = Stall(0)
@@ -101,7 +101,7 @@ async def test_01b_undigested_body_of_another_remote_under_the_first_ones_valida
             assert (body == stored.body) == (etag == stored.headers["ETag"]), "B's bytes went out under A's ETag"
 
 
-async def test_01c_blob_that_is_longer_at_the_next_remote_is_never_completed_short(tmp_path: Path) -> None:
+async def test_blob_that_is_longer_at_the_next_remote_is_never_completed_short(tmp_path: Path) -> None:
     """The digest is known, the size is not: A lies about it, and breaks; B's bytes are right but cut at A's length."""
     content = fresh(60_000)
     async with RegistryRemote() as a, RegistryRemote() as b:
@@ -122,10 +122,10 @@ async def test_01c_blob_that_is_longer_at_the_next_remote_is_never_completed_sho
             assert f"sha256:{hashlib.sha256(body).hexdigest()}" == digest, f"complete with {len(body)} bytes"
 
 
-# -- 2: going on after damage, from an upstream of unknown size
+# -- going on after damage, from an upstream of unknown size
 
 
-async def test_02_going_on_after_damage_holds_the_tail_back(tmp_path: Path) -> None:
+async def test_going_on_after_damage_holds_the_tail_back(tmp_path: Path) -> None:
     """A stored blob is cut off while it is sent; upstream's is wrong by now, longer, and of unknown size."""
     content = fresh(12 * MIB)
     async with RegistryRemote() as remote:
@@ -152,10 +152,10 @@ async def test_02_going_on_after_damage_holds_the_tail_back(tmp_path: Path) -> N
             assert not is_complete or found == digest, "a complete response with wrong bytes"
 
 
-# -- 3: a flight's error given to those whose sources were never asked
+# -- a flight's error given to those whose sources were never asked
 
 
-async def test_03_a_flights_failure_is_not_the_answer_for_another_distribution(tmp_path: Path) -> None:
+async def test_a_flights_failure_is_not_the_answer_for_another_distribution(tmp_path: Path) -> None:
     content = fresh(2 * MIB)
     async with RegistryRemote() as a, RegistryRemote() as b:
         digest = a.push_blob("app", content)
@@ -179,10 +179,10 @@ async def test_03_a_flights_failure_is_not_the_answer_for_another_distribution(t
             assert answer.sha256 == digest
 
 
-# -- 4: a hostile manifest cools an innocent remote
+# -- a hostile manifest cools an innocent remote
 
 
-async def test_04_a_manifest_that_lies_about_sizes_cools_no_remote(tmp_path: Path) -> None:
+async def test_a_manifest_that_lies_about_sizes_cools_no_remote(tmp_path: Path) -> None:
     async with RegistryRemote() as remote:
         good = make_image(layers=3, layer_size=3000)
         remote.push("good", "v1", good)
@@ -206,11 +206,11 @@ async def test_04_a_manifest_that_lies_about_sizes_cools_no_remote(tmp_path: Pat
                 assert answer.status == 200, answer.body
 
 
-# -- 5: one odd answer makes a whole repository unavailable
+# -- one odd answer makes a whole repository unavailable
 
 
 @pytest.mark.parametrize("status", [400, 405, 500, 401])
-async def test_05a_a_registry_without_referrers_still_serves_its_images(tmp_path: Path, status: int) -> None:
+async def test_a_registry_without_referrers_still_serves_its_images(tmp_path: Path, status: int) -> None:
     async with RegistryRemote() as remote:
         image = make_image()
         digest = remote.push("app", "v1", image)
@@ -221,7 +221,7 @@ async def test_05a_a_registry_without_referrers_still_serves_its_images(tmp_path
             assert answer.status == 200, (referrers.status, answer.body)
 
 
-async def test_05b_one_broken_tag_does_not_take_the_others_along(tmp_path: Path) -> None:
+async def test_one_broken_tag_does_not_take_the_others_along(tmp_path: Path) -> None:
     async with RegistryRemote() as remote:
         remote.push("app", "v1", make_image())
         remote.push_manifest("app", Part(OCI_MANIFEST, b'{"schemaVersion": 1}'), tag="old")
@@ -231,11 +231,11 @@ async def test_05b_one_broken_tag_does_not_take_the_others_along(tmp_path: Path)
             assert answer.status == 200, answer.body
 
 
-# -- 6: nothing cached for a tag, and yet the second remote is not asked
+# -- nothing cached for a tag, and yet the second remote is not asked
 
 
 @pytest.mark.parametrize("policy", ["streamed", "on_demand"])
-async def test_06_a_known_tag_whose_manifest_is_not_held_fails_over(tmp_path: Path, policy: str) -> None:
+async def test_a_known_tag_whose_manifest_is_not_held_fails_over(tmp_path: Path, policy: str) -> None:
     async with RegistryRemote() as a, RegistryRemote() as b:
         image = make_image()
         for remote in (a, b):
@@ -257,10 +257,10 @@ async def test_06_a_known_tag_whose_manifest_is_not_held_fails_over(tmp_path: Pa
             assert answer.sha256 == image.digest
 
 
-# -- 7: a streamed transfer that nobody wants any more
+# -- a streamed transfer that nobody wants any more
 
 
-async def test_07_streamed_stops_when_the_last_device_left_before_the_head(tmp_path: Path) -> None:
+async def test_streamed_stops_when_the_last_device_left_before_the_head(tmp_path: Path) -> None:
     content = fresh(64 * MIB)
     async with RegistryRemote() as remote:
         digest = remote.push_blob("app", content)
@@ -279,10 +279,10 @@ async def test_07_streamed_stops_when_the_last_device_left_before_the_head(tmp_p
             assert remote.sent(path, method="GET") < content.size, "all of it was fetched for nobody"
 
 
-# -- 8: bodies that always break never cool their host
+# -- bodies that always break never cool their host
 
 
-async def test_08_a_host_whose_bodies_always_break_is_cooled(tmp_path: Path) -> None:
+async def test_a_host_whose_bodies_always_break_is_cooled(tmp_path: Path) -> None:
     async with RegistryRemote() as a, RegistryRemote() as b:
         digests = []
         for _ in range(5):
@@ -298,10 +298,10 @@ async def test_08_a_host_whose_bodies_always_break_is_cooled(tmp_path: Path) -> 
             assert listed, f"{a.count(method='GET')} broken bodies in a row, and no cooldown"
 
 
-# -- 9: the cooldown of a token server is never cleared by success
+# -- the cooldown of a token server is never cleared by success
 
 
-async def test_09_a_token_server_that_works_again_is_asked_again(tmp_path: Path) -> None:
+async def test_a_token_server_that_works_again_is_asked_again(tmp_path: Path) -> None:
     """Success clears a cooldown: what the first pull has shown must not keep the second one out while it lasts."""
     content = fresh(8 * MIB)
     async with TokenServer() as tokens, RegistryRemote(tokens=tokens) as remote:
@@ -327,10 +327,10 @@ async def test_09_a_token_server_that_works_again_is_asked_again(tmp_path: Path)
             assert (answer.status, listed) == (200, []), answer.body
 
 
-# -- 10: what was expected is outdated, and another worker's devices are told "unavailable"
+# -- what was expected is outdated, and another worker's devices are told "unavailable"
 
 
-async def test_10_followers_in_other_workers_survive_a_change_of_the_listing(tmp_path: Path) -> None:
+async def test_followers_in_other_workers_survive_a_change_of_the_listing(tmp_path: Path) -> None:
     async with FileRemote({"f": fresh(2 * MIB)}) as remote:
         config = {**pull_through("file", "d", {"r": remote.url + "/"}, remote=PATIENT), "content": {"workers": 2}}
         async with running_proxy(tmp_path, config) as proxy:
@@ -347,10 +347,10 @@ async def test_10_followers_in_other_workers_survive_a_change_of_the_listing(tmp
             assert sorted({answer.status for answer in answers}) == [200]
 
 
-# -- 11: a catalog that can't be written costs an answer that is at hand
+# -- a catalog that can't be written costs an answer that is at hand
 
 
-async def test_11_a_tag_is_served_while_the_catalog_can_not_be_written(tmp_path: Path) -> None:
+async def test_a_tag_is_served_while_the_catalog_can_not_be_written(tmp_path: Path) -> None:
     async with RegistryRemote() as remote:
         remote.push("app", "v1", make_image())
         config = pull_through("container", "d", {"r": remote.url}, distribution={"tag_ttl_seconds": 0})
@@ -364,10 +364,10 @@ async def test_11_a_tag_is_served_while_the_catalog_can_not_be_written(tmp_path:
             assert answer.status == 200, answer.body
 
 
-# -- 12: devices that wait for a slot of their own for ever
+# -- devices that wait for a slot of their own for ever
 
 
-async def test_12_a_far_range_does_not_wait_for_a_slot_when_its_bytes_are_here(tmp_path: Path) -> None:
+async def test_a_far_range_does_not_wait_for_a_slot_when_its_bytes_are_here(tmp_path: Path) -> None:
     content = fresh(8 * MIB)
     async with RegistryRemote() as remote:
         digest = remote.push_blob("app", content)
@@ -395,10 +395,10 @@ async def test_12_a_far_range_does_not_wait_for_a_slot_when_its_bytes_are_here(t
             assert done, "it waits for another device's upstream request although the bytes are here"
 
 
-# -- 13: a far range with the last byte, and a disk that fills up
+# -- a far range with the last byte, and a disk that fills up
 
 
-async def test_13_a_far_range_alone_does_not_hang_when_the_disk_fills_up(tmp_path: Path) -> None:
+async def test_a_far_range_alone_does_not_hang_when_the_disk_fills_up(tmp_path: Path) -> None:
     """The flight loses its spool; its window waits for a follower to move, the only one waits for the flight."""
     content = fresh(48 * MIB)
     async with RegistryRemote() as remote:
@@ -423,10 +423,10 @@ async def test_13_a_far_range_alone_does_not_hang_when_the_disk_fills_up(tmp_pat
             assert done, "neither bytes nor an end in 20 s"
 
 
-# -- 16: validators that are too long to be told to other processes
+# -- validators that are too long to be told to other processes
 
 
-async def test_16_odd_validators_do_not_break_a_transfer(tmp_path: Path) -> None:
+async def test_odd_validators_do_not_break_a_transfer(tmp_path: Path) -> None:
     """Three headers of 8000 odd bytes are 144 KB of JSON: more than a snapshot may have."""
     odd, body = b"\xff" * 8000, read_all(fresh(1000))
     head = b'HTTP/1.1 200 OK\r\nETag: "%b"\r\nLast-Modified: %b\r\nContent-Type: %b\r\nContent-Length: 1000\r\n\r\n'
@@ -440,10 +440,10 @@ async def test_16_odd_validators_do_not_break_a_transfer(tmp_path: Path) -> None
         assert (answer.status, partials) == (200, []), answer.body
 
 
-# -- 17: a far range without a digest, from a remote that does not know If-Range
+# -- a far range without a digest, from a remote that does not know If-Range
 
 
-async def test_17_a_far_range_of_another_version_is_not_sent_as_this_one(tmp_path: Path) -> None:
+async def test_a_far_range_of_another_version_is_not_sent_as_this_one(tmp_path: Path) -> None:
     before, after = fresh(8 * MIB), fresh(8 * MIB)
     async with FileRemote({"f": before}, manifest=False) as remote:
         whole = Stall(MIB)
@@ -475,10 +475,10 @@ async def test_17_a_far_range_of_another_version_is_not_sent_as_this_one(tmp_pat
                 assert answer.body == one.body[6 * MIB : 6 * MIB + 1000], "bytes of another version, same ETag"
 
 
-# -- 19: ns= and a name that begins like the base_path
+# -- ns= and a name that begins like the base_path
 
 
-async def test_19_ns_asks_for_the_name_it_was_given(tmp_path: Path) -> None:
+async def test_ns_asks_for_the_name_it_was_given(tmp_path: Path) -> None:
     async with RegistryRemote() as remote:
         wrong = remote.push("web", "v1", make_image(seed=1))
         right = remote.push("team/web", "v1", make_image(seed=2))
@@ -491,10 +491,10 @@ async def test_19_ns_asks_for_the_name_it_was_given(tmp_path: Path) -> None:
             assert answer.sha256 == right, "the image of another repository"
 
 
-# -- 20: HEAD refused with 403, as presigned URLs do
+# -- HEAD refused with 403, as presigned URLs do
 
 
-async def test_20_a_blob_whose_store_denies_head_can_be_pulled(tmp_path: Path) -> None:
+async def test_a_blob_whose_store_denies_head_can_be_pulled(tmp_path: Path) -> None:
     """A redirect to a URL signed for GET: HEAD there is 403 (S3, GCS)."""
     content = fresh(2 * MIB)
     async with RegistryRemote() as remote:
@@ -507,10 +507,10 @@ async def test_20_a_blob_whose_store_denies_head_can_be_pulled(tmp_path: Path) -
             assert (answer.status, other.status) == (200, 200)
 
 
-# -- 21: N devices, N HEADs
+# -- N devices, N HEADs
 
 
-async def test_21_a_herd_costs_one_head(tmp_path: Path) -> None:
+async def test_a_herd_costs_one_head(tmp_path: Path) -> None:
     content = fresh(2 * MIB)
     async with RegistryRemote() as remote:
         digest = remote.push_blob("app", content)
@@ -521,7 +521,7 @@ async def test_21_a_herd_costs_one_head(tmp_path: Path) -> None:
             assert remote.count(method="HEAD") <= 2
 
 
-# -- 14: a spool that gives no reader
+# -- a spool that gives no reader
 
 
 class _Response:
@@ -563,7 +563,7 @@ async def _nothing(*_: Any) -> Any:
     return None
 
 
-async def test_14_a_spool_without_a_reader_becomes_a_window() -> None:
+async def test_a_spool_without_a_reader_becomes_a_window() -> None:
     """EMFILE at dup: the bytes go to the writer all the same, and the window, which devices read, stays empty."""
     remote = Remote(id=1, name="r", type=ContentType.FILE, url="http://x/", policy=Policy.ON_DEMAND)
     source = Source(remote=remote, url="http://x/f", path="f")
@@ -595,10 +595,10 @@ async def test_14_a_spool_without_a_reader_becomes_a_window() -> None:
     )
 
 
-# -- 22: a window of tiny chunks
+# -- a window of tiny chunks
 
 
-def test_22_a_window_does_not_grow_with_the_number_of_chunks() -> None:
+def test_a_window_does_not_grow_with_the_number_of_chunks() -> None:
     """A remote that sends byte by byte: each costs a tuple, a bytes object and a copy of the hash."""
     tracemalloc.start()
     try:
@@ -612,10 +612,10 @@ def test_22_a_window_does_not_grow_with_the_number_of_chunks() -> None:
     assert used < 50_000 * 40, f"{used / 50_000:.0f} bytes for one: {used / 50_000 * 8 / 1024:.1f} GiB for a window"
 
 
-# -- 23: the validator of a HEAD, over a body that nobody has verified
+# -- the validator of a HEAD, over a body that nobody has verified
 
 
-async def test_23_a_heads_validator_does_not_splice_a_good_end_to_a_bad_beginning(tmp_path: Path) -> None:
+async def test_a_heads_validator_does_not_splice_a_good_end_to_a_bad_beginning(tmp_path: Path) -> None:
     """A device that asks HEAD first, and resumes with the ETag it got there: its first part was wrong."""
     content = fresh(4 * MIB)
     async with RegistryRemote() as remote:
@@ -634,10 +634,10 @@ async def test_23_a_heads_validator_does_not_splice_a_good_end_to_a_bad_beginnin
             assert not etag or f"sha256:{hashlib.sha256(whole).hexdigest()}" == digest
 
 
-# -- 24: a worker that is told to stop comes back
+# -- a worker that is told to stop comes back
 
 
-async def test_24_a_worker_that_was_stopped_alone_is_replaced(tmp_path: Path) -> None:
+async def test_a_worker_that_was_stopped_alone_is_replaced(tmp_path: Path) -> None:
     async with RegistryRemote() as remote:
         remote.push("app", "v1", make_image())
         async with running_proxy(tmp_path, pull_through("container", "d", {"r": remote.url})) as proxy:
@@ -647,10 +647,10 @@ async def test_24_a_worker_that_was_stopped_alone_is_replaced(tmp_path: Path) ->
                 assert (await ask(f"{proxy.url}/v2/d/app/manifests/v1")).status == 200
 
 
-# -- 12b: a slot whose device has left
+# -- a slot whose device has left
 
 
-async def test_12b_a_device_that_leaves_gives_its_slot_back(tmp_path: Path) -> None:
+async def test_a_device_that_leaves_gives_its_slot_back(tmp_path: Path) -> None:
     content = fresh(8 * MIB)
     async with RegistryRemote() as remote:
         digest = remote.push_blob("app", content)
