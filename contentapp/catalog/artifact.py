@@ -69,7 +69,8 @@ class ArtifactQueries(Queries):
         row = await self._find(SELECT_MODIFIED, {"this_digest": str(digest)})
         if row is None:
             return await self._engine.write(lambda connection: first_modified(connection, digest, first_seen))
-        return row.modified_at  # type: ignore[no-any-return]
+        modified_at: datetime = row.modified_at
+        return modified_at
 
 
 def artifact_upsert() -> Insert:
