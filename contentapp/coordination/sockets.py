@@ -103,12 +103,17 @@ class SocketFolder:
     def _old_drafts(self) -> list[str]:
         newest = time.time() - DRAFT_SECONDS
         with os.scandir(self._fileno) as entries:
-            found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
-        return [
-            name
-            for name, status in found
-            if not name.endswith(SUFFIX) and stat.S_ISSOCK(status.st_mode) and status.st_mtime < newest
-        ]
+            return [entry.name for entry in entries if _is_old_draft(entry, newest)]
+
+
+def _is_old_draft(entry: os.DirEntry[str], newest: float) -> bool:
+    if entry.name.endswith(SUFFIX):
+        return False
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:  # its process has just given it its name
+        return False
+    return stat.S_ISSOCK(status.st_mode) and status.st_mtime < newest
 
 
 def check_peer(sock: socket.socket) -> None:

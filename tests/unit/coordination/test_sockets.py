@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -67,6 +68,37 @@ def test_drafts_are_reaped_when_they_are_old(tmp_path: Path) -> None:
     os.utime(tmp_path / "old", (0, (tmp_path / "new").stat().st_mtime - DRAFT_SECONDS - 1))
     assert folder.reap() == 1
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    folder.close()
+
+
+class Scan(list["os.DirEntry[str]"]):
+    """What os.scandir gives."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_a_draft_that_gets_its_name_while_others_are_reaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = SocketFolder(tmp_path, socket.SOCK_SEQPACKET)
+    real_scandir, listings = os.scandir, iter([False, True])  # of names, of drafts
+
+    def scandir(path: int) -> Scan:
+        with real_scandir(path) as entries:
+            found = Scan(entries)
+        if next(listings):  # the other process goes on between the listing and the look
+            (tmp_path / "1-a.sock.draft").rename(tmp_path / "1-a.sock")
+        return found
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.bind(folder.address("1-a.sock.draft"))
+        sock.listen()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", scandir)
+            assert folder.reap() == 0
+        assert folder.names() == ["1-a.sock"]
     folder.close()
 
 
