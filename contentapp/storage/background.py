@@ -18,6 +18,7 @@ class Background:
 
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="storage")
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="storage-aside")
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of `work`; StorageUnavailable after close."""
@@ -39,9 +40,18 @@ class Background:
         except RuntimeError:
             work(*args, **kwargs)
 
+    def aside(self, work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Have something slow done that nobody needs, in a thread of its own; False after close: it won't be."""
+        try:
+            self._aside.submit(work, *args, **kwargs)
+        except RuntimeError:
+            return False
+        return True
+
     async def close(self) -> None:
         """Wait for all jobs; no further ones are taken."""
-        await asyncio.to_thread(self._pool.shutdown)
+        for pool in (self._pool, self._aside):
+            await asyncio.to_thread(pool.shutdown)
 
     def _submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         try:

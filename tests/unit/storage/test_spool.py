@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from contentapp.core.errors import StorageUnavailable
 from contentapp.storage import spool as spool_module
 from contentapp.storage.background import Background
 from contentapp.storage.quota import DiskSpace, MemoryLedger, Reservation
-from contentapp.storage.spool import Spool, after, as_views
+from contentapp.storage.spool import BATCH_SIZE, Spool, after, as_views, batches
 
 PLENTY = DiskSpace(1 << 50, 1 << 50)
 
@@ -62,6 +63,43 @@ async def test_a_write_that_takes_nothing_ends(tmp_path: Path, monkeypatch: pyte
     await background.close()
 
 
+@given(sizes=st.lists(st.integers(0, 40), max_size=30), limit=st.integers(1, 50), most=st.integers(1, 5))
+def test_batches(sizes: list[int], limit: int, most: int) -> None:
+    views = as_views([bytes(size) for size in sizes])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool_module, "BATCH_SIZE", limit)
+        patch.setattr(spool_module, "IOV_MAX", most)
+        found = list(batches(views))
+    assert [view for batch in found for view in batch] == views
+    for batch in found:
+        assert len(batch) <= most
+        assert len(batch) <= 1 or sum(view.nbytes for view in batch) <= limit
+
+
+async def test_a_writev_takes_no_more_than_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    real = os.writev
+
+    def watched(descriptor: int, buffers: Sequence[memoryview]) -> int:
+        sizes.append(sum(buffer.nbytes for buffer in buffers))
+        return real(descriptor, buffers)
+
+    monkeypatch.setattr(os, "writev", watched)
+    background = Background(1)
+    spool = make_spool(tmp_path / "file", background)
+    spool.append(as_views([bytes(BATCH_SIZE // 4)] * 10))
+    spool.close()
+    assert sizes == [BATCH_SIZE, BATCH_SIZE, BATCH_SIZE // 2]
+    await background.close()
+
+
+def drain(background: Background) -> None:
+    """Until all that was put aside is done."""
+    done = threading.Event()
+    assert background.aside(done.set)
+    assert done.wait(10)
+
+
 @pytest.mark.parametrize("is_durable", [True, False])
 async def test_early_writeback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_durable: bool) -> None:
     """Each byte of what will be synced is handed over once, in order; spools that never are, are left alone."""
@@ -72,6 +110,44 @@ async def test_early_writeback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     spool = make_spool(tmp_path / "file", background, is_durable=is_durable)
     for size in (99, 1, 250, 10):
         spool.append(as_views([bytes(size)]))
+        drain(background)
     spool.close()
-    assert ranges == ([(0, 100), (100, 250)] if is_durable else [])
     await background.close()
+    assert ranges == ([(0, 100), (100, 250)] if is_durable else [])
+
+
+async def test_a_slow_disk_holds_up_no_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One early writeback at a time; the next one takes all that has come meanwhile. The file may be closed by then."""
+    ranges: list[tuple[int, int]] = []
+    go_on = threading.Event()
+
+    def slow(descriptor: int, offset: int, size: int) -> None:
+        assert go_on.wait(10)
+        assert os.fstat(descriptor).st_size >= offset + size
+        ranges.append((offset, size))
+
+    monkeypatch.setattr(spool_module, "STEP", 100)
+    monkeypatch.setattr(spool_module, "start_writeback", slow)
+    background = Background(1)
+    spool = make_spool(tmp_path / "file", background, is_durable=True)
+    for _ in range(3):
+        spool.append(as_views([bytes(100)]))
+    go_on.set()
+    drain(background)
+    go_on.clear()
+    spool.append(as_views([bytes(100)]))
+    spool.close()
+    go_on.set()
+    await background.close()
+    assert ranges == [(0, 100), (100, 300)]
+
+
+async def test_after_close_nothing_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "STEP", 100)
+    background = Background(1)
+    spool = make_spool(tmp_path / "file", background, is_durable=True)
+    await background.close()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    spool.append(as_views([bytes(100)]))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    spool.close()
