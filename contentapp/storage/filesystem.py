@@ -11,16 +11,20 @@ from pathlib import Path
 
 from contentapp.core.digest import Digest
 from contentapp.core.errors import ArtifactDamaged, NoSpace
+from contentapp.core.settings import DAY
 from contentapp.storage.background import Background
-from contentapp.storage.base import ArtifactReader, ArtifactWriter, StorageUse, StoredArtifact
-from contentapp.storage.claim import open_artifact, open_shared, open_unused
+from contentapp.storage.base import ArtifactReader, ArtifactWriter, Note, StorageUse, StoredArtifact, Suspended
+from contentapp.storage.claim import claim_writing, open_artifact, open_shared, open_unused
 from contentapp.storage.descriptor import FileReader, closer
 from contentapp.storage.failure import storage_errors
 from contentapp.storage.filelock import FileLock
 from contentapp.storage.intake import Intake, NewFile
-from contentapp.storage.layout import Layout, artifacts_in, find_file, is_kept, stored_at, sync_folder
-from contentapp.storage.place import CrashPoint, FilePlace
-from contentapp.storage.quota import DiskSpace, HostLedger, Ledger, Room, disk_space
+from contentapp.storage.layout import Layout, artifacts_in, find_file, stored_at, sync_folder
+from contentapp.storage.place import FilePlace
+from contentapp.storage.progress import CrashPoint
+from contentapp.storage.quota import DiskSpace, HostLedger, Ledger, disk_space
+from contentapp.storage.reservation import Room
+from contentapp.storage.suspended import SuspendedPartials
 
 CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 PROBE = bytes(4096)
@@ -60,7 +64,10 @@ class FilesystemStorage:
         self._background = Background(threads)
         self._close_descriptor = closer(self._background)
         room = Room(limit, clock=clock, wait_seconds=space_wait_seconds, on_space_wanted=on_space_wanted)
-        self._intake = Intake(self._ledger, room, self._background, self._create, self._close_descriptor)
+        self._suspended = SuspendedPartials(self._layout, self._names, self._ledger, crash_point)
+        self._intake = Intake(
+            self._ledger, room, self._background, self._create, self._suspended.take, self._close_descriptor
+        )
 
     async def find(self, digest: Digest) -> StoredArtifact | None:
         with storage_errors("find"):
@@ -89,8 +96,17 @@ class FilesystemStorage:
             for found in await self._background.run(self._artifacts_in, shard):
                 yield found
 
-    async def remove_stale_partials(self) -> int:
-        return await self._background.run(self._remove_stale_partials)
+    async def resume(self, key: str) -> tuple[ArtifactWriter, Note] | None:
+        return await self._intake.resume(key)
+
+    async def suspended(self) -> list[Suspended]:
+        return await self._background.run(self._suspended.find_all)
+
+    async def discard(self, key: str) -> int:
+        return await self._background.run(self._suspended.discard, key)
+
+    async def remove_stale_partials(self, max_age_seconds: float = DAY) -> int:
+        return await self._background.run(self._suspended.remove_stale, max_age_seconds)
 
     async def use(self) -> StorageUse:
         return await self._background.run(self._ledger.use)
@@ -136,6 +152,7 @@ class FilesystemStorage:
             target = os.open(path, CREATE_FLAGS, 0o600)
             undo.callback(os.close, target)
             undo.callback(path.unlink, missing_ok=True)
+            claim_writing(target)  # of a new file there is no other
             self._crash_point("opened")
             source = open_shared(path)
             undo.callback(os.close, source)
@@ -180,22 +197,6 @@ class FilesystemStorage:
         with storage_errors("scan"):
             return list(artifacts_in(shard))
 
-    def _remove_stale_partials(self) -> int:
-        with storage_errors("remove stale partials"):
-            removed = sum(self._remove_if_stale(path) for path in self._layout.found_partials())
-            with self._names:
-                self._ledger.set_suspended(sum(_size(path) for path in self._layout.found_partials() if is_kept(path)))
-        return removed
-
-    def _remove_if_stale(self, path: Path) -> bool:
-        with ExitStack() as opened, suppress(FileNotFoundError), self._names:
-            if (descriptor := open_unused(path)) is None:
-                return False
-            opened.callback(os.close, descriptor)
-            path.unlink()
-            return True
-        return False  # its writer has just ended
-
     def _check(self) -> None:
         if not self._ledger.try_reserve(len(PROBE)):
             raise NoSpace("the cache is full")
@@ -205,11 +206,6 @@ class FilesystemStorage:
                 _write_probe(path)
         finally:
             self._ledger.move(reserved=-len(PROBE), unwritten=-len(PROBE))
-
-
-def _size(path: Path) -> int:
-    found = find_file(str(path))
-    return 0 if found is None else found.st_size
 
 
 def _write_probe(path: Path) -> None:

@@ -1,8 +1,11 @@
 """Where things lie under a storage's root.
 
     artifacts/<algorithm>/<2 hex>/<rest>                                   complete and verified
-    partials/<sha256 of key, hex>-<pid>-<random>.part                      being written: its writer holds a lock on it
-    partials/<sha256 of key, hex>-<pid>-<random>.kept.part                 suspended
+    partials/<sha256 of key, hex>-<pid>-<random>.part                      a partial; its writer holds a lock on it
+    partials/<the same>.part.progress.json                                 its note
+    partials/<the same>.part.progress.json.tmp                             the next one, not whole yet
+
+A partial is suspended when it has a note that verifies, and nobody writes it: so is one whose writer was killed.
 
 Files are 0600, folders 0700. Everything else is foreign, and left alone.
 """
@@ -22,9 +25,12 @@ from contentapp.core.digest import ENCODED_LENGTHS, Digest
 from contentapp.core.errors import InvalidDigest
 from contentapp.storage.base import StoredArtifact
 
+# `.kept`: the name that earlier versions gave what they had suspended; nothing is known of such bytes.
 PARTIAL = re.compile(r"[0-9a-f]{64}-[0-9]+-[0-9a-f]{16}(\.kept)?\.part")
+NOTE = re.compile(r"[0-9a-f]{64}-[0-9]+-[0-9a-f]{16}\.part\.progress\.json(\.tmp)?")
 SHARD = re.compile(r"[0-9a-f]{2}")
-KEPT_SUFFIX = ".kept.part"
+NOTE_SUFFIX = ".progress.json"
+TEMPORARY_SUFFIX = NOTE_SUFFIX + ".tmp"
 
 
 class Layout:
@@ -52,8 +58,7 @@ class Layout:
 
     def new_partial(self, key: str) -> Path:
         """A path that no partial has had."""
-        name = hashlib.sha256(key.encode()).hexdigest()
-        return self.partials / f"{name}-{os.getpid()}-{secrets.token_hex(8)}.part"
+        return self.partials / f"{_prefix(key)}{os.getpid()}-{secrets.token_hex(8)}.part"
 
     def make_shard(self, digest: Digest) -> Path:
         """The folder of an artifact, made durably if it is new."""
@@ -72,15 +77,35 @@ class Layout:
         with os.scandir(self.partials) as entries:
             return [Path(entry) for entry in entries if PARTIAL.fullmatch(entry.name) and _is_file(entry)]
 
+    def partials_of(self, key: str) -> list[Path]:
+        """All partials of one key, of the living and of the dead. OSError."""
+        prefix = _prefix(key)
+        return [path for path in self.found_partials() if path.name.startswith(prefix)]
 
-def kept_name(partial: Path) -> Path:
-    """The name that a partial has once it is suspended."""
-    return partial.with_name(partial.name.removesuffix(".part") + KEPT_SUFFIX)
+    def found_notes(self) -> list[Path]:
+        """All notes, temporary ones too; what bears such a name may be anything but a folder. OSError."""
+        with os.scandir(self.partials) as entries:
+            return [Path(entry) for entry in entries if NOTE.fullmatch(entry.name) and not _is_folder(entry)]
 
 
-def is_kept(partial: Path) -> bool:
-    """Whether the partial has been suspended."""
-    return partial.name.endswith(KEPT_SUFFIX)
+def is_of_key(partial: Path, key: str) -> bool:
+    """Whether a partial was begun for this key."""
+    return partial.name.startswith(_prefix(key))
+
+
+def note_of(partial: Path) -> Path:
+    """Where the note of a partial belongs."""
+    return partial.with_name(partial.name + NOTE_SUFFIX)
+
+
+def temporary_note_of(partial: Path) -> Path:
+    """Where a note is written before it has its name."""
+    return partial.with_name(partial.name + TEMPORARY_SUFFIX)
+
+
+def partial_of(note: Path) -> Path:
+    """The partial that a note, or a temporary one, belongs to."""
+    return note.with_name(note.name.removesuffix(".tmp").removesuffix(NOTE_SUFFIX))
 
 
 def make_folder(path: Path) -> None:
@@ -132,10 +157,18 @@ def artifacts_in(shard: Path) -> Iterator[StoredArtifact]:
             yield StoredArtifact(digest, found.st_size, stored_at(found))
 
 
+def _prefix(key: str) -> str:
+    return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest() + "-"
+
+
 def _is_file(entry: os.DirEntry[str]) -> bool:
     return entry.is_file(follow_symlinks=False)
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
 def _folders(parent: Path) -> list[Path]:
     with os.scandir(parent) as entries:
-        return [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return [Path(entry) for entry in entries if _is_folder(entry)]

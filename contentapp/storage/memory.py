@@ -7,19 +7,21 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from contentapp.core.digest import Digest
 from contentapp.core.errors import ArtifactDamaged, ArtifactNotFound, NoSpace, StorageUnavailable
-from contentapp.core.settings import GIB
+from contentapp.core.settings import DAY, GIB
 from contentapp.storage.background import Background
-from contentapp.storage.base import ArtifactReader, ArtifactWriter, StorageUse, StoredArtifact
+from contentapp.storage.base import ArtifactReader, ArtifactWriter, Note, StorageUse, StoredArtifact, Suspended
 from contentapp.storage.claim import open_shared, open_unused
 from contentapp.storage.descriptor import FileReader
 from contentapp.storage.failure import storage_errors
-from contentapp.storage.intake import Intake, NewFile
-from contentapp.storage.quota import DiskSpace, Ledger, MemoryLedger, Room
+from contentapp.storage.intake import Intake, Missing, NewFile, Taken, rest_of
+from contentapp.storage.quota import DiskSpace, Ledger, MemoryLedger
+from contentapp.storage.reservation import Room
 from contentapp.storage.spool import Spool
 
 
@@ -30,6 +32,14 @@ class Held:
     descriptor: int
     size: int
     stored_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The memory file of a suspended partial."""
+
+    suspended: Suspended
+    held: Held
 
 
 class MemoryStorage:
@@ -49,12 +59,12 @@ class MemoryStorage:
         threads: int = 4,
     ) -> None:
         self._artifacts: dict[Digest, Held] = {}
-        self._suspended: list[Held] = []
+        self._suspended: dict[str, list[Kept]] = {}
         self._names = threading.Lock()
         self._ledger: Ledger = MemoryLedger(limit, disk)
         self._background = Background(threads)
         room = Room(limit, clock=clock, wait_seconds=space_wait_seconds, on_space_wanted=on_space_wanted)
-        self._intake = Intake(self._ledger, room, self._background, self._create, os.close)
+        self._intake = Intake(self._ledger, room, self._background, self._create, self._take, os.close)
         self._is_closed = False
 
     async def find(self, digest: Digest) -> StoredArtifact | None:
@@ -86,8 +96,20 @@ class MemoryStorage:
             if (found := await self.find(digest)) is not None:
                 yield found
 
-    async def remove_stale_partials(self) -> int:
-        return await self._background.run(self._remove_suspended)
+    async def resume(self, key: str) -> tuple[ArtifactWriter, Note] | None:
+        return await self._intake.resume(key)
+
+    async def suspended(self) -> list[Suspended]:
+        self._check_open()
+        with self._names:
+            return [each.suspended for kept in self._suspended.values() for each in kept]
+
+    async def discard(self, key: str) -> int:
+        return await self._background.run(self._remove_suspended, lambda each: each.note.key == key)
+
+    async def remove_stale_partials(self, max_age_seconds: float = DAY) -> int:
+        oldest = datetime.now(UTC).timestamp() - max_age_seconds
+        return await self._background.run(self._remove_suspended, lambda each: each.noted_at.timestamp() <= oldest)
 
     async def use(self) -> StorageUse:
         self._check_open()
@@ -112,7 +134,7 @@ class MemoryStorage:
         self._intake.abort_all()
         for digest in tuple(self._artifacts):
             self._forget(digest)
-        self._remove_suspended()
+        self._remove_suspended(lambda each: True)
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -128,6 +150,26 @@ class MemoryStorage:
                 raise
         return NewFile(target, source, MemoryPlace(self))
 
+    def _take(self, key: str) -> Taken | Missing | None:
+        with self._names:
+            if not (kept := self._suspended.get(key)):
+                return None
+            best = max(kept, key=lambda each: each.held.size)
+            note = best.suspended.note
+            with storage_errors("resume"), ExitStack() as undo:
+                target = os.open(_path(best.held.descriptor), os.O_WRONLY)
+                undo.callback(os.close, target)
+                os.lseek(target, note.offset, os.SEEK_SET)
+                source = open_shared(_path(target), os.O_RDONLY)
+                undo.callback(os.close, source)
+                rest = rest_of(note, self._ledger.limit)
+                if not self._ledger.try_resume(size=note.offset, rest=rest):
+                    return Missing(rest)
+                undo.pop_all()
+            kept.remove(best)
+            os.close(best.held.descriptor)
+        return Taken(NewFile(target, source, MemoryPlace(self)), note, held=note.offset + rest)
+
     def publish(self, spool: Spool, digest: Digest) -> None:
         """Make the bytes of a spool an artifact, unless there is one of that size."""
         with self._names:
@@ -139,10 +181,11 @@ class MemoryStorage:
                 os.close(found.descriptor)
             spool.store(replaced=found.size if found is not None else 0)
 
-    def keep(self, spool: Spool) -> None:
+    def keep(self, spool: Spool, note: Note) -> None:
         """Keep the bytes of a spool as a suspended partial."""
         with self._names:
-            self._suspended.append(_hold(spool))
+            held = _hold(spool)
+            self._suspended.setdefault(note.key, []).append(Kept(Suspended(note=note, noted_at=held.stored_at), held))
             spool.suspend()
 
     def _delete(self, digest: Digest) -> bool:
@@ -167,12 +210,14 @@ class MemoryStorage:
         os.close(held.descriptor)
         self._ledger.move(stored=-held.size)
 
-    def _remove_suspended(self) -> int:
+    def _remove_suspended(self, is_stale: Callable[[Suspended], bool]) -> int:
         with self._names:
-            stale, self._suspended = self._suspended, []
-            for held in stale:
-                os.close(held.descriptor)
-            self._ledger.set_suspended(0)
+            stale = [each for kept in self._suspended.values() for each in kept if is_stale(each.suspended)]
+            for each in stale:
+                self._suspended[each.suspended.note.key].remove(each)
+                os.close(each.held.descriptor)
+                self._ledger.discard(each.held.size)
+            self._suspended = {key: kept for key, kept in self._suspended.items() if kept}
         return len(stale)
 
 
@@ -185,8 +230,15 @@ class MemoryPlace:
     def publish(self, spool: Spool, digest: Digest) -> None:
         self._storage.publish(spool, digest)
 
-    def keep(self, spool: Spool) -> None:
-        self._storage.keep(spool)
+    def note(self, spool: Spool, note: Note) -> None:
+        """Nothing outlives the process: of what is being written nobody will need a note."""
+
+    def forget(self, size: int) -> None:
+        """There is no note before it is suspended."""
+
+    def keep(self, spool: Spool, note: Note) -> None:
+        spool.cut(note.offset)
+        self._storage.keep(spool, note)
 
     def remove(self) -> None:
         """There is no name to remove."""

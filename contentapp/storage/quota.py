@@ -13,17 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from contentapp.core.errors import NoSpace, StorageUnavailable
+from contentapp.core.errors import StorageUnavailable
 from contentapp.core.settings import MIB
 from contentapp.storage.base import StorageUse
 from contentapp.storage.failure import storage_errors
 from contentapp.storage.filelock import FileLock
 
-STEP = 64 * MIB
 LARGEST_MARGIN = 64 * MIB
-# Room is made by eviction, in any process of the host, which has no way to wake us; what a flight may lose by looking
-# this often is small against the time that removing files takes.
-POLL_SECONDS = 0.02
 
 PAIR = struct.Struct("=qq")
 SLOT_SUFFIX = ".slot"
@@ -70,6 +66,15 @@ class Ledger(Protocol):
         """As `move`, and `size` bytes now belong to a suspended partial, which outlives this process."""
         ...
 
+    def try_resume(self, *, size: int, rest: int) -> bool:
+        """`size` bytes of a suspended partial are this process's from now on, and `rest` bytes more are set aside for
+        it; or tell that there is no room for these, and nothing has changed. StorageUnavailable."""
+        ...
+
+    def discard(self, size: int) -> None:
+        """`size` bytes of suspended partials are gone; nothing happens after close."""
+        ...
+
     def set_stored(self, size: int) -> None: ...
 
     def set_suspended(self, size: int) -> None: ...
@@ -106,6 +111,7 @@ class HostLedger:
     `ledger` holds the stored and suspended bytes and is the lock of every update; each process has a slot file with
     what it has reserved, and of that not yet written, which it keeps locked while it lives. Whoever adds up removes
     slots that are not locked: so a killed process's reservations are gone at the next look, and slots don't pile up.
+    What it had written counts as suspended, since its partials may be resumed, until `set_suspended` says better.
     Files that somebody removes are made again; the stored bytes are then counted by `recount`.
     Use it in one process only: one constructed before a fork must not have been used before it.
     """
@@ -144,13 +150,31 @@ class HostLedger:
     def suspend(self, *, reserved: int, unwritten: int, size: int) -> None:
         self._move(reserved, unwritten, 0, size)
 
+    def try_resume(self, *, size: int, rest: int) -> bool:
+        with self._updating():
+            totals = self._totals()
+            if not totals.fits(rest, self.limit, self._disk()):
+                return False
+            # In this order: a kill in between counts the bytes twice until the next count.
+            self._change_slot(size + rest, rest)
+            self._write_kept(totals.stored, totals.suspended - size)
+            return True
+
+    def discard(self, size: int) -> None:
+        if self._is_closed:
+            return
+        with self._updating():
+            totals = self._totals()  # with what the dead left, which may be what is gone
+            self._write_kept(totals.stored, totals.suspended - size)
+
     def set_stored(self, size: int) -> None:
         with self._updating():
             self._write_kept(size, self._read_kept()[1])
 
     def set_suspended(self, size: int) -> None:
         with self._updating():
-            self._write_kept(self._read_kept()[0], size)
+            totals = self._totals()  # what the dead left is in `size`, and must not be added to it later
+            self._write_kept(totals.stored, size)
 
     def use(self) -> StorageUse:
         with self._updating():
@@ -222,33 +246,59 @@ class HostLedger:
     def _totals(self) -> Totals:
         stored, suspended = self._read_kept()
         reserved, unwritten = self._reserved, self._unwritten
-        for other_reserved, other_unwritten in self._other_slots():
-            reserved += other_reserved
-            unwritten += other_unwritten
+        for path in self._other_slots():
+            slot = _read_slot(path)
+            if slot.is_living:
+                reserved += slot.reserved
+                unwritten += slot.unwritten
+                continue
+            if slot.written:
+                suspended += slot.written
+                self._write_kept(stored, suspended)
+            path.unlink(missing_ok=True)  # last: a kill before it counts the bytes twice until the next count
         return Totals(stored, suspended, reserved, max(0, unwritten))
 
-    def _other_slots(self) -> Iterator[tuple[int, int]]:
+    def _other_slots(self) -> Iterator[Path]:
         for name in os.listdir(self._folder):  # noqa: PTH208 - names are all that is needed, and this runs per flight
             if name.endswith(SLOT_SUFFIX) and name != self._slot_path.name:
-                yield _living_slot(self._folder / name)
+                yield self._folder / name
 
 
-def _living_slot(path: Path) -> tuple[int, int]:
-    """What a slot holds; nothing if its process is dead, and then it is removed."""
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What one process has reserved, and of that not yet written."""
+
+    reserved: int
+    unwritten: int
+    is_living: bool
+
+    @property
+    def written(self) -> int:
+        return max(0, self.reserved - max(0, self.unwritten))
+
+
+def _read_slot(path: Path) -> Slot:
+    """Another process's slot; one that has vanished is an empty one of the dead."""
     try:
         slot = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return 0, 0
+        return Slot(0, 0, is_living=False)
+    try:
+        is_living = _is_locked(slot)
+        # Without a name: its process has closed it, and given back all it had.
+        raw = os.pread(slot, PAIR.size, 0) if os.fstat(slot).st_nlink else b""
+    finally:
+        os.close(slot)
+    reserved, unwritten = PAIR.unpack(raw) if len(raw) == PAIR.size else (0, 0)
+    return Slot(reserved, unwritten, is_living=is_living)
+
+
+def _is_locked(slot: int) -> bool:
     try:
         fcntl.flock(slot, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        raw = os.pread(slot, PAIR.size, 0)
-        return PAIR.unpack(raw) if len(raw) == PAIR.size else (0, 0)
-    else:
-        path.unlink(missing_ok=True)
-        return 0, 0
-    finally:
-        os.close(slot)
+        return True
+    return False
 
 
 class MemoryLedger:
@@ -278,6 +328,17 @@ class MemoryLedger:
         with self._mutex:
             self._change(reserved=reserved, unwritten=unwritten, suspended=size)
 
+    def try_resume(self, *, size: int, rest: int) -> bool:
+        with self._mutex:
+            if not self._totals.fits(rest, self.limit, self._disk()):
+                return False
+            self._change(reserved=size + rest, unwritten=rest, suspended=-size)
+            return True
+
+    def discard(self, size: int) -> None:
+        with self._mutex:
+            self._change(suspended=-size)
+
     def set_stored(self, size: int) -> None:
         with self._mutex:
             self._totals = replace(self._totals, stored=size)
@@ -300,71 +361,3 @@ class MemoryLedger:
             reserved=now.reserved + reserved,
             unwritten=now.unwritten + unwritten,
         )
-
-
-class Reservation:
-    """The space of one growing body: what is set aside, and how much of that is written. One thread at a time."""
-
-    def __init__(self, ledger: Ledger, held: int) -> None:
-        self._ledger = ledger
-        self._held = held  # already reserved
-        self._written = 0
-
-    def missing(self, size: int) -> int:
-        """What must be reserved before `size` more bytes may be written; grows in steps, as the end is not known."""
-        short = self._written + size - self._held
-        return max(STEP, short) if short > 0 else 0
-
-    def try_grow(self, size: int) -> bool:
-        """Reserve `size` bytes more, if there is room."""
-        if not self._ledger.try_reserve(size):
-            return False
-        self._held += size
-        return True
-
-    def wrote(self, size: int) -> None:
-        """`size` bytes of it are written."""
-        self._written += size
-        self._ledger.wrote(size)
-
-    def release(self) -> None:
-        """Give all of it back."""
-        self._ledger.move(reserved=-self._held, unwritten=self._written - self._held)
-        self._held = self._written = 0
-
-    def store(self, *, replaced: int = 0) -> None:
-        """What is written counts as stored from now on, in the place of `replaced` stored bytes."""
-        stored = self._written - replaced
-        self._ledger.move(reserved=-self._held, unwritten=self._written - self._held, stored=stored)
-        self._held = self._written = 0
-
-    def suspend(self) -> None:
-        """What is written stays as a suspended partial."""
-        self._ledger.suspend(reserved=-self._held, unwritten=self._written - self._held, size=self._written)
-        self._held = self._written = 0
-
-
-class Room:
-    """How long to wait for room, and whom to ask for it."""
-
-    def __init__(
-        self,
-        limit: int,
-        *,
-        clock: Callable[[], float],
-        wait_seconds: float,
-        on_space_wanted: Callable[[int], None],
-    ) -> None:
-        self._limit = limit
-        self._clock = clock
-        self._wait_seconds = wait_seconds
-        self._on_space_wanted = on_space_wanted
-
-    def pauses(self, size: int) -> Iterator[float]:
-        """After a failed try: ask for room, then yield the seconds to pause before each further try; then NoSpace."""
-        if size <= self._limit:
-            self._on_space_wanted(size)
-            deadline = self._clock() + self._wait_seconds
-            while (left := deadline - self._clock()) > 0:
-                yield min(POLL_SECONDS, left)
-        raise NoSpace(f"no room for {size} bytes")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
-from contentapp.core.errors import StorageUnavailable
+from contentapp.core.errors import StorageError, StorageUnavailable
 from contentapp.core.settings import MIB
 from contentapp.storage.background import Background
 from contentapp.storage.descriptor import Closer, FileReader
 from contentapp.storage.failure import storage_errors
-from contentapp.storage.quota import Reservation
+from contentapp.storage.reservation import Reservation
 from contentapp.storage.writeback import STEP, start_writeback
 
 IOV_MAX = 1024  # buffers that one writev takes (limits.h)
@@ -31,6 +31,8 @@ class Spool:
 
     They must be opened apart: duplicates share their position, and asyncio's sendfile moves it. `source` must hold a
     shared flock, which lasts until all its duplicates are closed, in every process.
+
+    written: bytes that are there already, and counted as written in `reservation`; `target` is positioned behind them.
     """
 
     def __init__(
@@ -42,19 +44,21 @@ class Spool:
         close_descriptor: Closer,
         *,
         is_durable: bool,
+        written: int = 0,
     ) -> None:
         self.target = target
         self.source = source
         self.reservation = reservation
-        self.written = 0
+        self.written = written
         self._background = background
         self._close_descriptor = close_descriptor
         self._is_durable = is_durable
-        self._flushed = 0
+        self._flushed = written
         self._is_flushing = False
         self._holders = 1  # the writer
         self._mutex = threading.Lock()
         self._is_settled = False
+        self._sync_failure: StorageError | None = None
 
     def append(self, views: Sequence[memoryview]) -> None:
         """Write all views at the end. What was written when an error comes counts."""
@@ -67,10 +71,35 @@ class Spool:
         if self._is_durable and not self._is_flushing and self.written - self._flushed >= STEP:
             self._flush_early()
 
+    def cut(self, size: int) -> None:
+        """Forget the bytes from `size` on, if there are any."""
+        if size >= self.written:
+            return
+        with storage_errors("cut"):
+            os.ftruncate(self.target, size)
+            os.lseek(self.target, size, os.SEEK_SET)
+        self.reservation.cut(self.written - size)
+        self.written = size
+        self._flushed = min(self._flushed, size)
+
     def sync(self) -> None:
-        """Make the bytes durable."""
-        with storage_errors("fsync"):
-            os.fsync(self.target)
+        """Make the file durable."""
+        self._sync(os.fsync)
+
+    def sync_bytes(self) -> None:
+        """Make durable what is written, and what it takes to read it; in any thread, while writing goes on."""
+        self._sync(os.fdatasync)
+
+    def _sync(self, sync: Callable[[int], None]) -> None:
+        # The kernel reports a lost write once: after that, a sync would succeed over bytes that are not on the disk.
+        if self._sync_failure is not None:
+            raise self._sync_failure
+        try:
+            with storage_errors("fsync"):
+                sync(self.target)
+        except StorageError as error:
+            self._sync_failure = error
+            raise
 
     def follow(self) -> SpoolReader:
         """A further reader; StorageUnavailable after close, or when no descriptor is to be had."""
@@ -125,8 +154,9 @@ class Spool:
         """Aside, since it takes a tenth of the time of writing, and waits when the disk is slow."""
         with suppress(OSError):  # without a descriptor it is left to the sync
             descriptor = os.dup(self.target)
-            self._is_flushing = self._background.aside(self._flush, descriptor, self._flushed, self.written)
-            if not self._is_flushing:
+            self._is_flushing = True  # before: it may be over at once
+            if not self._background.aside(self._flush, descriptor, self._flushed, self.written):
+                self._is_flushing = False
                 os.close(descriptor)
 
     def _flush(self, descriptor: int, start: int, end: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Protocol
 
 from contentapp.core.digest import Digest
 from contentapp.core.settings import MIB
-from contentapp.storage.base import ArtifactReader, Storage
+from contentapp.storage.base import ArtifactReader, ArtifactWriter, Note, Storage
 from contentapp.storage.filesystem import FilesystemStorage
 from contentapp.storage.memory import MemoryStorage
 
@@ -98,6 +99,29 @@ async def store(storage: Storage, body: bytes, *, digest: Digest | None = None) 
     writer.write([body])
     await writer.commit(digest)
     return digest
+
+
+def note_of(key: str, body: bytes, *, size: int | None = None, step: int = 1000, facts: str = "{}") -> Note:
+    """The note of a partial that begins with this body."""
+    marks = [hashlib.sha256(body[:end]).hexdigest() for end in range(step, len(body) + 1, step)]
+    mark = hashlib.sha256(body).hexdigest()
+    return Note(key=key, size=size, offset=len(body), step=step, marks=tuple(marks), mark=mark, facts=facts)
+
+
+async def suspend(storage: Storage, key: str, body: bytes, *, size: int | None = None) -> Note:
+    """Leave a suspended partial behind."""
+    note = note_of(key, body, size=size)
+    writer = await storage.begin(key, size=size, keep=True)
+    writer.write([body])
+    await writer.suspend(note)
+    return note
+
+
+async def resume(storage: Storage, key: str) -> tuple[ArtifactWriter, Note]:
+    """Take over a partial that must be there."""
+    resumed = await storage.resume(key)
+    assert resumed is not None
+    return resumed
 
 
 def read_all(reader: ArtifactReader) -> bytes:

@@ -11,7 +11,7 @@ from contentapp.core.digest import Digest
 from contentapp.core.errors import NoSpace
 from contentapp.core.settings import MIB
 from contentapp.storage.base import Storage
-from tests.conformance.storage.kit import eventually, read_all, store
+from tests.conformance.storage.kit import eventually, note_of, read_all, resume, store, suspend
 
 MakeStorage = Callable[..., Storage]
 
@@ -42,7 +42,8 @@ async def test_p9_known_size_is_reserved_at_once(storage: Storage) -> None:
     assert (use.stored, use.reserved) == (MIB, 0)
 
 
-async def test_p9_unknown_size_is_reserved_in_steps(storage: Storage) -> None:
+async def test_p9_unknown_size_is_reserved_in_steps(make: MakeStorage) -> None:
+    storage = make(limit=1024 * MIB)
     writer = await storage.begin("key", size=None, keep=False)
     assert (await storage.use()).reserved == 64 * MIB
     for _ in range(64):
@@ -78,12 +79,121 @@ async def test_p9_suspended_partials_count(make: MakeStorage) -> None:
     storage = make(limit=2 * MIB)
     writer = await storage.begin("key", size=2 * MIB, keep=True)
     writer.write([bytes(MIB)])
-    await writer.suspend()
+    await writer.suspend(note_of("key", bytes(MIB), size=2 * MIB))
     assert (await storage.use()).reserved == MIB
     with pytest.raises(NoSpace):
         await storage.begin("other", size=MIB + 1, keep=True)
-    assert await storage.remove_stale_partials() == 1
+    assert await storage.remove_stale_partials() == 0
+    assert (await storage.use()).reserved == MIB
+    assert await storage.remove_stale_partials(0) == 1
     assert (await storage.use()).used == 0
+
+
+async def test_p9_a_followed_suspended_partial_counts(make: MakeStorage) -> None:
+    storage = make()
+    writer = await storage.begin("key", size=2 * MIB, keep=True)
+    writer.write([bytes(MIB)])
+    follower = writer.follow()
+    await writer.suspend(note_of("key", bytes(MIB), size=2 * MIB))
+    assert await storage.remove_stale_partials() == 0
+    assert (await storage.use()).reserved == MIB
+    follower.close()
+    assert await storage.discard("key") == 1
+    assert (await storage.use()).reserved == 0
+
+
+async def test_p9_resuming_moves_the_bytes_once(make: MakeStorage) -> None:
+    storage = make(limit=3 * MIB)
+    await suspend(storage, "key", bytes(MIB), size=2 * MIB)
+    held = await storage.begin("held", size=MIB + 1, keep=True)
+    with pytest.raises(NoSpace):
+        await storage.resume("key")
+    assert (await storage.use()).reserved == 2 * MIB + 1
+    assert [each.note.offset for each in await storage.suspended()] == [MIB]
+    await held.abort()
+    writer, note = await resume(storage, "key")
+    assert (await storage.use()).reserved == 2 * MIB
+    assert await storage.remove_stale_partials() == 0
+    assert (await storage.use()).reserved == 2 * MIB
+    writer.write([bytes(MIB)])
+    assert (await storage.use()).reserved == 2 * MIB
+    await writer.suspend(note)
+    assert (await storage.use()).reserved == MIB
+    await (await resume(storage, "key"))[0].abort()
+    assert (await storage.use()).used == 0
+
+
+async def test_p9_a_resumed_body_is_stored_whole(make: MakeStorage) -> None:
+    storage = make(limit=2 * MIB)
+    await suspend(storage, "key", bytes(MIB), size=2 * MIB)
+    writer, _ = await resume(storage, "key")
+    writer.write([bytes(MIB)])
+    await writer.commit(Digest.of(bytes(2 * MIB)))
+    use = await storage.use()
+    assert (use.stored, use.reserved) == (2 * MIB, 0)
+
+
+async def test_p9_a_resume_asks_and_waits_for_room(make: MakeStorage) -> None:
+    evictor = Evictor()
+    storage = make(limit=2 * MIB, on_space_wanted=evictor, space_wait_seconds=60)
+    note = await suspend(storage, "key", bytes(1000), size=MIB)
+    evictor.storage, evictor.victim = storage, await store(storage, bytes(MIB + 1))
+    writer, resumed = await resume(storage, "key")
+    assert resumed == note
+    assert evictor.wishes == [MIB - 1000]
+    await writer.abort()
+
+
+async def test_p9_a_cut_keeps_its_space(make: MakeStorage) -> None:
+    storage = make(limit=MIB)
+    writer = await storage.begin("key", size=MIB, keep=True)
+    writer.write([bytes(MIB)])
+    writer.cut(1000)
+    assert (await storage.use()).reserved == MIB
+    with pytest.raises(NoSpace):
+        await storage.begin("other", size=1, keep=True)
+    writer.write([bytes(MIB - 1000)])
+    assert (await storage.use()).reserved == MIB
+    await writer.commit(Digest.of(bytes(MIB)))
+    assert (await storage.use()).used == MIB
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_p9_a_body_of_unknown_size_has_a_share(make: MakeStorage, keep: bool) -> None:
+    """So one without an end is cut off before anybody is asked to evict for it."""
+    evictor = Evictor()
+    storage = make(limit=8 * MIB, on_space_wanted=evictor, space_wait_seconds=60)
+    evictor.storage, evictor.victim = storage, await store(storage, bytes(5 * MIB))
+    writer = await storage.begin("key", size=None, keep=keep)
+    follower = writer.follow()
+    assert (await storage.use()).reserved == 2 * MIB
+    writer.write([bytes(2 * MIB)])
+    with pytest.raises(NoSpace, match="unknown size"):
+        writer.write([b"x"])
+    assert (writer.written, evictor.wishes) == (2 * MIB, [])
+    assert read_all(follower) == bytes(2 * MIB)
+    follower.close()
+    await writer.abort()
+
+
+async def test_p9_the_last_step_of_an_unknown_size_is_what_is_left(make: MakeStorage) -> None:
+    storage = make(limit=400 * MIB)
+    writer = await storage.begin("key", size=None, keep=False)
+    for _ in range(65):
+        writer.write([bytes(MIB)])
+    assert (await storage.use()).reserved == 100 * MIB
+    await writer.abort()
+
+
+async def test_p9_a_resumed_body_of_unknown_size_keeps_to_its_share(make: MakeStorage) -> None:
+    storage = make(limit=8 * MIB)
+    await suspend(storage, "key", bytes(MIB))
+    writer, note = await resume(storage, "key")
+    assert (note.size, (await storage.use()).reserved) == (None, 2 * MIB)
+    writer.write([bytes(MIB)])
+    with pytest.raises(NoSpace):
+        writer.write([b"x"])
+    await writer.abort()
 
 
 async def test_stale_partials_are_not_those_being_written_or_followed(storage: Storage) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from contentapp.core.digest import Digest
 from contentapp.core.errors import StorageUnavailable
 from contentapp.storage.base import ArtifactWriter, Storage
-from tests.conformance.storage.kit import eventually, fetch, read_all, store
+from tests.conformance.storage.kit import eventually, fetch, note_of, read_all, store
 
 BODY = b"0123456789" * 1000
 DIGEST = Digest.of(BODY)
@@ -23,7 +23,10 @@ ENDINGS = ["commit", "suspend", "abort"]
 
 
 async def end(writer: ArtifactWriter, ending: str) -> None:
-    await {"commit": lambda: writer.commit(DIGEST), "suspend": writer.suspend, "abort": writer.abort}[ending]()
+    if ending == "suspend":
+        await writer.suspend(note_of("key", BODY[: writer.written]))
+    else:
+        await {"commit": lambda: writer.commit(DIGEST), "abort": writer.abort}[ending]()
 
 
 @pytest.mark.parametrize("size", [len(BODY), None, 0])
@@ -113,7 +116,8 @@ async def test_a_second_ending_changes_nothing(storage: Storage, first: str, sec
     await end(writer, first)
     await end(writer, second)
     assert (await storage.find(DIGEST) is not None) == (first == "commit")
-    assert await storage.remove_stale_partials() == (1 if first == "suspend" else 0)
+    assert await storage.remove_stale_partials() == 0
+    assert await storage.discard("key") == (1 if first == "suspend" else 0)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -124,7 +128,7 @@ async def test_nothing_is_written_or_followed_after_an_ending(storage: Storage, 
         writer.write([b"late"])
     with pytest.raises(StorageUnavailable):
         writer.follow()
-    await storage.remove_stale_partials()
+    await storage.discard("key")
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -143,7 +147,7 @@ async def test_followers_read_on_after_any_ending(storage: Storage, ending: str,
         with pytest.raises(ValueError, match="not to be kept"):
             await writer.commit(DIGEST)
         await writer.abort()
-    await storage.remove_stale_partials()
+    await storage.discard("key")
     for reader in (follower, late):
         assert (reader.size, read_all(reader)) == (len(BODY), BODY)
         reader.close()
@@ -153,7 +157,6 @@ async def test_followers_read_on_after_any_ending(storage: Storage, ending: str,
 
 
 async def nothing_reserved(storage: Storage) -> bool:
-    await storage.remove_stale_partials()
     return (await storage.use()).reserved == 0
 
 

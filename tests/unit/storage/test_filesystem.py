@@ -77,16 +77,6 @@ async def test_what_is_not_kept_has_no_name(storage: FilesystemStorage, data: Pa
     await writer.abort()
 
 
-async def test_suspended_partials_keep_their_key(storage: FilesystemStorage, data: Path) -> None:
-    writer = await storage.begin("key", size=10, keep=True)
-    writer.write([b"abc"])
-    await writer.suspend()
-    (partial,) = (data / "partials").iterdir()
-    assert partial.name.startswith(Digest.of(b"key").encoded)
-    assert partial.name.endswith(".kept.part")
-    assert partial.read_bytes() == b"abc"
-
-
 async def test_foreign_files_are_left_alone(storage: FilesystemStorage, data: Path, artifact: Path) -> None:
     await put(storage)
     shard = artifact.parent
@@ -270,7 +260,18 @@ async def test_p5_durable_before_it_has_its_name(
     monkeypatch.setattr(os, "fsync", fsync)
     await writer.commit(DIGEST)
     shard = str(artifact.parent.relative_to(data))
-    assert steps == ["verified", "partial", "synced", "sharded", "counted", "renamed", shard, "partials", "durable"]
+    assert steps == [
+        "verified",
+        "partial",
+        "synced",
+        "sharded",
+        "counted",
+        "renamed",
+        "unnoted",
+        shard,
+        "partials",
+        "durable",
+    ]
     await storage.close()
 
 

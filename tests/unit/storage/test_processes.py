@@ -80,9 +80,82 @@ async def test_stored_and_suspended_bytes_outlive_their_process(tmp_path: Path) 
     storage = storage_in(tmp_path)
     use = await storage.use()
     assert (use.stored, use.reserved) == (len(TEXT), len("suspended"))
-    assert await storage.remove_stale_partials() == 1
+    assert await storage.remove_stale_partials() == 0
+    assert await storage.discard("b") == 1
     use = await storage.use()
     assert (use.stored, use.reserved) == (len(TEXT), 0)
+    await storage.close()
+
+
+async def test_p6_what_a_killed_process_has_noted_goes_on(tmp_path: Path) -> None:
+    """It was counted as reserved, and counts as suspended as soon as somebody looks."""
+    with peer(tmp_path) as one:
+        one.call("begin", "a", 100, True)
+        one.call("write", "a", "noted")
+        one.call("checkpoint", "a")
+        one.call("write", "a", ", not noted")
+        one.kill()
+    storage = storage_in(tmp_path)
+    assert (await storage.use()).reserved == len("noted, not noted")
+    resumed = await storage.resume("a")
+    assert resumed is not None
+    writer, note = resumed
+    assert (note.offset, writer.written, (await storage.use()).reserved) == (5, 5, 100)
+    writer.write([b" and gone on"])
+    body = b"noted and gone on"
+    await writer.commit(Digest.of(body))
+    use = await storage.use()
+    assert (use.stored, use.reserved) == (len(body), 0)
+    await storage.close()
+    assert list((tmp_path / "data" / "partials").iterdir()) == []
+
+
+async def test_p6_of_two_processes_one_resumes(tmp_path: Path) -> None:
+    with peer(tmp_path) as one, peer(tmp_path) as other:
+        one.call("begin", "a", None, True)
+        one.call("write", "a", TEXT)
+        one.call("suspend", "a")
+        for _ in range(30):
+            for process in (one, other):
+                process.send("resume", "a")
+            answers = [process.answer()["ok"] for process in (one, other)]
+            assert sorted(answers, key=str) == [None, len(TEXT)] or sorted(answers, key=str) == [len(TEXT), None]
+            winner = (one, other)[answers.index(len(TEXT))]
+            assert winner.call("suspended") == []
+            assert winner.call("suspend", "a") is None
+        assert other.call("discard", "a") == 1
+        assert one.call("use") == [0, 0]
+
+
+async def test_p6_what_another_process_writes_is_not_suspended(tmp_path: Path) -> None:
+    storage = storage_in(tmp_path)
+    with peer(tmp_path) as one:
+        one.call("begin", "a", None, True)
+        one.call("write", "a", TEXT)
+        one.call("checkpoint", "a")
+        assert await storage.suspended() == []
+        assert await storage.resume("a") is None
+        assert await storage.discard("a") == 0
+        assert await storage.remove_stale_partials(0) == 0
+        assert one.call("commit", "a", str(DIGEST)) is None
+    assert (await storage.use()).used == len(TEXT)
+    await storage.close()
+
+
+async def test_p9_a_count_while_another_suspends_and_resumes(tmp_path: Path) -> None:
+    """It finds each partial either as being written or as suspended, never as neither."""
+    storage = storage_in(tmp_path)
+    with peer(tmp_path) as one:
+        one.call("begin", "a", len(TEXT), True)
+        one.call("write", "a", TEXT)
+        for _ in range(50):
+            one.send("suspend", "a")
+            one.send("resume", "a")
+            assert await storage.remove_stale_partials() == 0
+            assert [one.answer()["ok"] for _ in range(2)] == [None, len(TEXT)]
+        assert one.call("suspend", "a") is None
+        assert (await storage.use()).reserved == len(TEXT)
+    assert await storage.discard("a") == 1
     await storage.close()
 
 

@@ -14,9 +14,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from contentapp.core.errors import StorageUnavailable
+from contentapp.core.errors import NoSpace, StorageUnavailable
 from contentapp.core.settings import GIB, MIB
-from contentapp.storage.quota import STEP, DiskSpace, HostLedger, Ledger, MemoryLedger, Reservation, disk_space
+from contentapp.storage.intake import rest_of
+from contentapp.storage.quota import DiskSpace, HostLedger, Ledger, MemoryLedger, disk_space
+from contentapp.storage.reservation import STEP, Reservation
+from tests.conformance.storage.kit import note_of
 
 LIMIT = 1000
 PLENTY = DiskSpace(1 << 50, 1 << 50)
@@ -136,9 +139,114 @@ os._exit(1)
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
 
 
+def test_a_suspended_partial_is_resumed(make_ledger: MakeLedger) -> None:
+    ledger = make_ledger(PLENTY)
+    ledger.set_suspended(400)
+    assert ledger.try_reserve(300)
+    assert not ledger.try_resume(size=400, rest=301)
+    assert ledger.use().reserved == 700
+    assert ledger.try_resume(size=400, rest=300)
+    assert ledger.use().reserved == LIMIT
+    ledger.move(reserved=-700, unwritten=-300)
+    assert ledger.use().reserved == 300
+    ledger.close()
+
+
+def test_the_disk_bounds_what_is_resumed(make_ledger: MakeLedger) -> None:
+    """What is there already has its room on the disk."""
+    ledger = make_ledger(DiskSpace(0, 100))
+    ledger.set_suspended(400)
+    assert not ledger.try_resume(size=400, rest=101)
+    assert ledger.try_resume(size=400, rest=60)
+    assert not ledger.try_reserve(41)
+    ledger.close()
+
+
+def test_what_is_discarded_is_given_back(make_ledger: MakeLedger) -> None:
+    ledger = make_ledger(PLENTY)
+    ledger.set_suspended(400)
+    ledger.discard(300)
+    assert ledger.use().reserved == 100
+    ledger.discard(300)
+    assert ledger.use().reserved == 0
+    ledger.close()
+    ledger.discard(1)
+
+
+def die(ledger: HostLedger) -> None:
+    """What the kernel does with a process that is killed."""
+    os.close(ledger._slot)
+    ledger._slot = -1
+    ledger.close()
+
+
+@pytest.mark.parametrize("look", ["use", "try_reserve", "try_resume", "discard", "set_suspended"])
+def test_what_the_dead_had_written_is_suspended(tmp_path: Path, look: str) -> None:
+    """It may be resumed; until it is counted, it counts as what they had written."""
+    dead, living = (HostLedger(tmp_path / "space", LIMIT, lambda: PLENTY) for _ in range(2))
+    assert dead.try_reserve(500)
+    dead.wrote(200)
+    die(dead)
+    if look == "try_reserve":
+        assert not living.try_reserve(LIMIT - 199)
+    elif look == "try_resume":
+        assert living.try_resume(size=200, rest=0)
+    elif look == "discard":
+        living.discard(150)
+    elif look == "set_suspended":
+        living.set_suspended(70)
+    assert living.use().reserved == {"discard": 50, "set_suspended": 70}.get(look, 200)
+    assert len(list((tmp_path / "space").glob("*.slot"))) == 1
+    living.close()
+
+
+def test_what_has_ended_properly_left_nothing(tmp_path: Path) -> None:
+    """Its slot may be open in another process that is about to look at it."""
+    ended, living = (HostLedger(tmp_path / "space", LIMIT, lambda: PLENTY) for _ in range(2))
+    assert ended.try_reserve(500)
+    ended.wrote(200)
+    path = ended._slot_path
+    opened = os.open(path, os.O_RDONLY)
+    ended.close()
+    real = os.open
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(living, "_other_slots", lambda: iter([path]))
+        patch.setattr(os, "open", lambda name, *args: os.dup(opened) if name == path else real(name, *args))
+        assert living.use().reserved == 0
+    os.close(opened)
+    living.close()
+
+
 def test_reservation_grows_in_steps() -> None:
     reservation = Reservation(MemoryLedger(GIB, lambda: PLENTY), 10)
     assert [reservation.missing(size) for size in (0, 10, 11, 10 + STEP, 11 + STEP)] == [0, 0, STEP, STEP, STEP + 1]
+
+
+def test_a_bounded_reservation_grows_to_its_bound() -> None:
+    reservation = Reservation(MemoryLedger(GIB, lambda: PLENTY), 10, most=STEP + 20)
+    assert [reservation.missing(size) for size in (10, 11, STEP + 20)] == [0, STEP, STEP + 10]
+    with pytest.raises(NoSpace):
+        reservation.missing(STEP + 21)
+    assert reservation.try_grow(STEP)
+    reservation.wrote(STEP + 10)
+    assert reservation.missing(10) == 10
+    with pytest.raises(NoSpace):
+        reservation.missing(11)
+
+
+@pytest.mark.parametrize(
+    ("size", "offset", "limit", "rest"),
+    [
+        (100, 30, GIB, 70),
+        (100, 100, 0, 0),
+        (None, 30, GIB, STEP),
+        (None, 30, 400, 70),
+        (None, 100, 400, 0),
+        (None, 130, 400, 0),  # the quota has become smaller
+    ],
+)
+def test_what_is_reserved_for_the_rest(size: int | None, offset: int, limit: int, rest: int) -> None:
+    assert rest_of(note_of("key", bytes(offset), size=size), limit) == rest
 
 
 class Ledgers(RuleBasedStateMachine):
@@ -177,11 +285,29 @@ class Ledgers(RuleBasedStateMachine):
     def end(self, data: st.DataObject, end: str, share: int) -> None:
         _, reservations = data.draw(st.sampled_from([living for living in self.living if living[1]]))
         reservation, sizes = reservations.pop(data.draw(st.integers(0, len(reservations) - 1)))
-        written = sizes[0] * share // 100
-        reservation.wrote(written)
+        written = sizes[1] + (sizes[0] - sizes[1]) * share // 100
+        reservation.wrote(written - sizes[1])
         getattr(reservation, end)()
         self.stored += written if end == "store" else 0
         self.suspended += written if end == "suspend" else 0
+
+    @precondition(lambda self: self.living and self.suspended)
+    @rule(data=st.data(), share=st.integers(0, 100), rest=st.integers(0, LIMIT))
+    def resume(self, data: st.DataObject, share: int, rest: int) -> None:
+        ledger, reservations = data.draw(st.sampled_from(self.living))
+        size = self.suspended * share // 100
+        fits = self.stored + self.suspended + self.reserved() + rest <= LIMIT
+        assert ledger.try_resume(size=size, rest=rest) == fits
+        if fits:
+            self.suspended -= size
+            reservations.append((Reservation(ledger, size + rest, written=size), [size + rest, size]))
+
+    @precondition(lambda self: self.living)
+    @rule(data=st.data(), size=st.integers(0, LIMIT))
+    def discard(self, data: st.DataObject, size: int) -> None:
+        ledger, _ = data.draw(st.sampled_from(self.living))
+        ledger.discard(size)
+        self.suspended = max(0, self.suspended - size)
 
     @precondition(lambda self: self.living)
     @rule(data=st.data(), size=st.integers(0, LIMIT))
@@ -205,7 +331,8 @@ class Ledgers(RuleBasedStateMachine):
     @precondition(lambda self: self.living)
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
-        ledger, _ = self.living.pop(data.draw(st.integers(0, len(self.living) - 1)))
+        ledger, reservations = self.living.pop(data.draw(st.integers(0, len(self.living) - 1)))
+        self.suspended += sum(sizes[1] for _, sizes in reservations)
         if ledger._slot >= 0:
             os.close(ledger._slot)
             ledger._slot = -1

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from contentapp.core.errors import StorageUnavailable
 from contentapp.storage import spool as spool_module
 from contentapp.storage.background import Background
-from contentapp.storage.quota import DiskSpace, MemoryLedger, Reservation
+from contentapp.storage.quota import DiskSpace, MemoryLedger
+from contentapp.storage.reservation import Reservation
 from contentapp.storage.spool import BATCH_SIZE, Spool, after, as_views, batches
 
 PLENTY = DiskSpace(1 << 50, 1 << 50)
@@ -114,6 +115,22 @@ async def test_early_writeback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     spool.close()
     await background.close()
     assert ranges == ([(0, 100), (100, 250)] if is_durable else [])
+
+
+async def test_what_replaces_what_was_cut_is_handed_over_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranges: list[tuple[int, int]] = []
+    monkeypatch.setattr(spool_module, "STEP", 100)
+    monkeypatch.setattr(spool_module, "start_writeback", lambda _, offset, size: ranges.append((offset, size)))
+    background = Background(1)
+    spool = make_spool(tmp_path / "file", background, is_durable=True)
+    spool.append(as_views([bytes(150)]))
+    drain(background)
+    spool.cut(20)
+    spool.append(as_views([bytes(100)]))
+    drain(background)
+    spool.close()
+    await background.close()
+    assert ranges == [(0, 150), (20, 100)]
 
 
 async def test_a_slow_disk_holds_up_no_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
