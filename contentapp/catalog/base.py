@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from contentapp.core.chunks import ChunkList
 from contentapp.core.digest import Digest
 from contentapp.core.errors import CatalogUnavailable, ContentAppError
 from contentapp.core.records import (
@@ -143,6 +144,19 @@ class ContentCatalog(Protocol):
 
     async def last_modified(self, digest: Digest, first_seen: datetime) -> datetime:
         """The first Last-Modified ever recorded for these bytes; records `first_seen` if there is none."""
+        ...
+
+    # Chunk lists, by the digest of the whole, whether it is stored or not.
+
+    async def find_chunks(self, digest: Digest) -> tuple[ChunkList, bool] | None:
+        """The list, and whether it is proven (P2); if not, it is a hint."""
+        ...
+
+    async def record_chunks(self, chunks: ChunkList, *, is_proven: bool, origin: str) -> None:
+        """Idempotent: the first list for a digest stays, but a proven one replaces a hint.
+
+        origin: what it was learned from, ``copy`` (verified bytes), ``listing`` (beside the file) or ``referrer``.
+        """
         ...
 
 

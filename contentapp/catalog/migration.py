@@ -18,7 +18,7 @@ from contentapp.catalog.sqlite import connect, sqlite_engine, transaction
 from contentapp.core.errors import CatalogUnavailable
 
 SCRIPTS = Path(__file__).parent / "migrations"
-REVISIONS = ("0001",)  # oldest first; a test holds this to the scripts
+REVISIONS = ("0001", "0002")  # oldest first; a test holds this to the scripts
 HEAD = REVISIONS[-1]
 
 

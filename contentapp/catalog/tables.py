@@ -19,6 +19,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -220,6 +221,20 @@ artifact_sources = Table(
     Column("remote_id", Integer, primary_key=True, index=True),
     Column("path", Text, nullable=False),
     sqlite_with_rowid=False,
+)
+
+# With rowids: `digests` may have megabytes, which don't belong into the tree of the key.
+
+chunk_lists = Table(
+    "chunk_lists",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("chunk_size", Integer, nullable=False),
+    Column("digests", LargeBinary, nullable=False),
+    Column("is_proven", Boolean, nullable=False),
+    Column("learned_from", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
 )
 
 

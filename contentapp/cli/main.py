@@ -30,14 +30,15 @@ COMMANDS = {
     "serve": Place("serve", "serve_command", "Run the proxy."),
     "apply": Place("apply", "apply_command", "Make remotes and distributions what files say."),
     "cooldown": Place("cooldown", "cooldown_group", "Which sources are not asked now, and why."),
-    "transfer": Place("transfer", "transfer_group", "What is being fetched now."),
+    "transfer": Place("transfer", "transfer_group", "What is being fetched now, and what was interrupted."),
     "status": Place("status", "status_command", "Whether all is well."),
     "verify": Place("maintenance", "verify_command", "Read everything that is stored again."),
     "gc": Place("maintenance", "gc_command", "Clean up, and make room."),
+    "chunks": Place("chunks", "chunks_command", "Write the chunk list of a file."),
     "config": Place("config_check", "config_group", "Look at the configuration."),
     "demo": Place("demo", "demo", "Show the main job, without the internet."),
 }
-LATER = frozenset({"remote", "repository", "distribution", "sync", "prefetch", "cache", "chunks"})
+LATER = frozenset({"remote", "repository", "distribution", "sync", "prefetch", "cache"})
 
 
 class LazyGroup(LaterGroup):

@@ -6,6 +6,7 @@
     ├── ContentDenied                                    every source denies it
     ├── ContentUnavailable                               no source can deliver it now
     ├── MetadataInvalid                                  a remote's metadata breaks its grammar
+    │   └── InvalidChunkList
     ├── StorageError
     │   ├── ArtifactNotFound
     │   ├── ArtifactDamaged
