@@ -1,4 +1,4 @@
-"""What Prometheus sees; the only importer of prometheus_client, which it imports at the first use.
+"""What Prometheus sees. prometheus_client is imported at the first use, here and in metrics_folder only.
 
 Several processes: the supervisor calls `prepare_metrics` before anything is counted, forks, and calls `reap_worker` for
 each worker that has ended; any process can then `render` the sum of all. Without `prepare_metrics` a process counts for
@@ -7,34 +7,25 @@ itself. Labels are words from closed sets or configured names, never what a devi
 
 from __future__ import annotations
 
-import fcntl
-import os
 import platform
-import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from contentapp import metrics_folder
 from contentapp.core import errors
+from contentapp.metrics_folder import FolderCollector, find_folder, locked
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
-FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-FOLDER = "metrics"
-LOCK = "lock"
-FOLDED = "folded"
 OTHER = "other"
 NONE = "none"
 TICKS = 1 << 18  # a second
-FILE_SIZE = 1 << 16
-ENTRY_OVERHEAD = 32  # bytes that an entry takes at most besides its key
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -142,6 +133,8 @@ METRICS = (
     _spec("digest_failures_total", "counter", "remote", "Bodies whose bytes did not match their digest."),
     _spec("cooldown_starts_total", "counter", "remote scope", "Cooldowns begun or prolonged."),
     _spec("failovers_total", "counter", "remote", "Times that the next source was taken instead of this remote."),
+    _spec("resumed_transfers_total", "counter", "remote", "Transfers that went on where they had broken off."),
+    _spec("wrong_chunks_total", "counter", "remote", "Chunks that were not what a chunk list says."),
     _spec("evictions_total", "counter", "", "Artifacts evicted."),
     _spec("evicted_bytes_total", "counter", "", "Bytes of evicted artifacts."),
     _spec("degraded_flights_total", "counter", "reason", "Flights without a spool on disk (windowed)."),
@@ -183,30 +176,14 @@ def prepare_metrics(run_dir: Path) -> None:
     """
     if metrics.is_started:
         raise RuntimeError("prepare_metrics comes before the first count")
-    folder = run_dir / FOLDER
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, mode=0o700)
-    os.environ[FOLDER_VARIABLE] = str(folder)
-    if "prometheus_client" in sys.modules:
-        from prometheus_client import values
-
-        values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
+    metrics_folder.prepare(run_dir)
 
 
 def reap_worker(pid: int) -> None:
     """Fold the counts of a worker that has ended into one file, so that files don't pile up and no count gets lost."""
-    if FOLDER_VARIABLE not in os.environ:
-        return
-    from prometheus_client import multiprocess
-
-    folder = Path(os.environ[FOLDER_VARIABLE])
-    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
-    with _locked(folder):
-        for file in sorted(folder.glob(f"*_{pid}.db")):
-            with suppress(NoRoom):  # then it goes on to count itself
-                if file.stat().st_size:
-                    _fold(file, folder / f"{file.name.partition('_')[0]}_{FOLDED}.db")
-                file.unlink()
+    folder = find_folder()
+    if folder is not None:
+        metrics_folder.fold_worker(folder, pid)
 
 
 def render(gauges: Gauges | Callable[[], Gauges] | None = None) -> bytes:
@@ -214,85 +191,14 @@ def render(gauges: Gauges | Callable[[], Gauges] | None = None) -> bytes:
     from prometheus_client import CollectorRegistry, generate_latest
 
     state = gauges() if callable(gauges) else gauges
-    if FOLDER_VARIABLE not in os.environ:
+    folder = find_folder()
+    if folder is None:
         metrics.start()
         return generate_latest(metrics.registry) + generate_latest(_registry_of(state))
     registry = CollectorRegistry()
-    folder = Path(os.environ[FOLDER_VARIABLE])
-    registry.register(_FolderCollector(folder))
-    with _locked(folder):
+    registry.register(FolderCollector(folder))
+    with locked(folder):
         return generate_latest(registry) + generate_latest(_registry_of(state))
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """A scrape between a worker's counts being added to the folded ones and their removal would count them twice."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-class NoRoom(Exception):
-    """The disk is full."""
-
-
-def _fold(file: Path, into: Path) -> None:
-    """Add one file's counts to another's, or nothing of them: NoRoom."""
-    from prometheus_client.mmap_dict import MmapedDict
-
-    counts = list(MmapedDict.read_all_values_from_file(str(file)))  # type: ignore[no-untyped-call]
-    sums = _reserved_dict()(str(into))
-    try:
-        for key, _, _, _ in counts:
-            sums.read_value(key)  # makes room for what is missing
-        if sums.is_in_memory:
-            raise NoRoom
-        for key, value, _, _ in counts:
-            sums.write_value(key, sums.read_value(key)[0] + value, 0.0)
-    finally:
-        sums.close()
-
-
-@cache
-def _reserved_dict() -> Any:
-    """MmapedDict, but with its disk space allocated before it is mapped: on a full disk, a store to a page of a sparse
-    file kills the process (SIGBUS, mmap(2)). Without room it goes on in memory, where no scrape finds it.
-    """
-    from prometheus_client.mmap_dict import MmapedDict
-
-    class ReservedDict(MmapedDict):
-        def __init__(self, filename: str, read_mode: bool = False) -> None:
-            self.is_in_memory = False
-            try:
-                with Path(filename).open("ab") as file:
-                    os.posix_fallocate(file.fileno(), 0, max(file.tell(), FILE_SIZE))
-                super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
-            except OSError:
-                self._use_memory(b"")
-
-        def _init_value(self, key: str) -> None:
-            if self._used + len(key.encode()) + ENTRY_OVERHEAD > self._capacity and not self.is_in_memory:
-                try:
-                    os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
-                except OSError:
-                    self._use_memory(self._m[: self._used])
-            super()._init_value(key)  # type: ignore[no-untyped-call]
-
-        def _use_memory(self, content: bytes) -> None:
-            self.is_in_memory = True
-            fileno = os.memfd_create("contentapp-metrics", os.MFD_CLOEXEC)
-            try:
-                os.ftruncate(fileno, max(FILE_SIZE, 2 * len(content)))
-                os.pwrite(fileno, content, 0)
-                super().__init__(f"/proc/self/fd/{fileno}")  # type: ignore[no-untyped-call]
-            finally:
-                os.close(fileno)
-
-    return ReservedDict
 
 
 def _registry_of(gauges: Gauges | None) -> CollectorRegistry:
@@ -301,19 +207,6 @@ def _registry_of(gauges: Gauges | None) -> CollectorRegistry:
     registry = CollectorRegistry()
     registry.register(_GaugeCollector(gauges or Gauges()))
     return registry
-
-
-class _FolderCollector:
-    """The sum of all processes' files, without those that a new worker has made and not filled yet."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def collect(self) -> Iterable[Metric]:
-        from prometheus_client.multiprocess import MultiProcessCollector
-
-        files = [str(file) for file in sorted(self.folder.glob("*.db")) if file.stat().st_size]
-        return MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call,no-any-return]
 
 
 class _GaugeCollector:
@@ -361,6 +254,7 @@ class Metrics:
     registry: CollectorRegistry
 
     def __init__(self) -> None:
+        self._starting = threading.Lock()
         self._instruments: dict[str, Any] = {}
         self._requests: dict[tuple[str, str, str, int], _RequestCounters] = {}
         self._children: dict[tuple[str, ...], Any] = {}
@@ -371,24 +265,10 @@ class Metrics:
         return bool(self._instruments)
 
     def start(self) -> None:
-        """Make the instruments, if that has not been done; those without labels then show 0."""
-        if self._instruments:
-            return
-        from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
-
-        if FOLDER_VARIABLE in os.environ:
-            from prometheus_client import values
-
-            values.MmapedDict = _reserved_dict()  # type: ignore[attr-defined]
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry()
-        for spec in METRICS:
-            if spec.kind == "counter":
-                self._instruments[spec.name] = Counter(spec.name, spec.doc, spec.labels, registry=self.registry)
-            elif spec.kind == "histogram":
-                self._instruments[spec.name] = Histogram(
-                    spec.name, spec.doc, spec.labels, registry=self.registry, buckets=spec.buckets
-                )
+        """Make the instruments, if that has not been done; those without labels then show 0. From any thread."""
+        with self._starting:  # two that begin at once would each count on instruments of their own
+            if not self._instruments:
+                self._instruments = self._make_instruments()
 
     def request(
         self,
@@ -441,6 +321,14 @@ class Metrics:
         """The next source is tried, since this remote failed."""
         self._inc("failovers_total", remote)
 
+    def wrong_chunk(self, remote: str) -> None:
+        """A chunk from this remote is not what a chunk list says."""
+        self._inc("wrong_chunks_total", remote)
+
+    def resumed_transfer(self, remote: str) -> None:
+        """A transfer that had broken off goes on, from this remote."""
+        self._inc("resumed_transfers_total", remote)
+
     def eviction(self, size: int) -> None:
         """An artifact was evicted."""
         self._inc("evictions_total")
@@ -461,6 +349,21 @@ class Metrics:
     def coordination_fallback(self) -> None:
         """Coordination is not what it should be."""
         self._inc("coordination_fallbacks_total")
+
+    def _make_instruments(self) -> dict[str, Any]:
+        from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+
+        if find_folder() is not None:
+            metrics_folder.reserve_room()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = registry = CollectorRegistry()
+        made: dict[str, Any] = {}
+        for spec in METRICS:
+            if spec.kind == "counter":
+                made[spec.name] = Counter(spec.name, spec.doc, spec.labels, registry=registry)
+            elif spec.kind == "histogram":
+                made[spec.name] = Histogram(spec.name, spec.doc, spec.labels, registry=registry, buckets=spec.buckets)
+        return made
 
     def _inc(self, name: str, *labels: str, amount: float = 1) -> None:
         key = (name, *labels)

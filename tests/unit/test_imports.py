@@ -33,7 +33,8 @@ class Rule:
 LAYERS = (
     Rule("core", ("core",)),
     Rule("config", ("core", "config")),
-    Rule("metrics", ("core", "config")),
+    Rule("metrics", ("core", "config", "metrics_folder")),
+    Rule("metrics_folder", ()),
     Rule("logs", ("core", "config")),
     Rule("*.base", ("core",)),
     Rule("pipeline", ("core", "*.base", "plugins", "pipeline", *EVERYWHERE_BUT_CORE)),
@@ -58,7 +59,7 @@ LIBRARIES = {
     "sqlalchemy": ("catalog",),
     "alembic": ("catalog",),
     "aiosqlite": ("catalog",),
-    "prometheus_client": ("metrics",),
+    "prometheus_client": ("metrics", "metrics_folder"),
     "tests": (),
     "benchmarks": (),
 }
@@ -204,7 +205,8 @@ def check_one(module: str, text: str) -> list[str]:
         ("services", "from contentapp.storage.filesystem import FilesystemStorage"),
         ("cli.serve", "from contentapp.processes.supervisor import Supervisor"),
         ("processes.worker", "from contentapp.services import build\nfrom contentapp.server.app import make"),
-        ("metrics", "from prometheus_client import Counter"),
+        ("metrics", "from prometheus_client import Counter\nfrom contentapp.metrics_folder import locked"),
+        ("metrics_folder", "from prometheus_client import values"),
     ],
 )
 def test_permitted(module: str, text: str) -> None:
@@ -236,7 +238,9 @@ def test_permitted(module: str, text: str) -> None:
         ("coordination.local", "import redis.asyncio"),
         ("cli.status", "from contentapp.services import build"),
         ("cli.status", "from contentapp.pipeline import fetch"),
+        ("server.app", "from contentapp.metrics_folder import locked"),
         ("metrics", "from contentapp.services import build"),
+        ("metrics_folder", "from contentapp.metrics import metrics"),
         ("services", "from tests.remotes import scripted"),
         ("corelike", "import os"),
         ("elsewhere.thing", "import os"),

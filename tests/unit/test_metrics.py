@@ -1,15 +1,15 @@
-"""Metrics: what is counted, over several processes, and what labels may hold."""
+"""Metrics: what is counted, what a scrape shows, and what labels may hold."""
 
 from __future__ import annotations
 
 import math
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import prometheus_client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +85,8 @@ class TestCounts:
             (lambda own: own.digest_failure("q"), "digest_failures_total", {"remote": "q"}, 1),
             (lambda own: own.cooldown_start("q", "host"), "cooldown_starts_total", {"remote": "q", "scope": "host"}, 1),
             (lambda own: own.failover("q"), "failovers_total", {"remote": "q"}, 1),
+            (lambda own: own.resumed_transfer("q"), "resumed_transfers_total", {"remote": "q"}, 1),
+            (lambda own: own.wrong_chunk("q"), "wrong_chunks_total", {"remote": "q"}, 1),
             (lambda own: own.eviction(55), "evictions_total", {}, 1),
             (lambda own: own.eviction(55), "evicted_bytes_total", {}, 55),
             (
@@ -155,108 +157,6 @@ class TestRender:
         reap_worker(1)
 
 
-MANY_PROCESSES = """
-import os, sys
-from pathlib import Path
-from contentapp.metrics import metrics, prepare_metrics, reap_worker, render, Gauges
-
-run = Path(sys.argv[1])
-(run / "metrics").mkdir()
-(run / "metrics" / "counter_1.db").write_bytes(b"left over")
-prepare_metrics(run)
-assert "prometheus_client" not in sys.modules
-metrics.start()
-
-def count(times):
-    for _ in range(times):
-        metrics.request("container", "on_demand", "hit", 200, seconds=0.02, size=10, first_byte_seconds=0.002)
-
-def lines():
-    return sorted(render(Gauges(transfers=1)).decode().splitlines())
-
-pids = []
-for number in range(3):
-    if (pid := os.fork()) == 0:
-        count(100 * (number + 1))
-        os._exit(0)
-    os.waitpid(pid, 0)
-    pids.append(pid)
-count(5)
-(run / "metrics" / "counter_999999.db").touch()  # a worker that is just starting
-before = lines()
-for pid in pids:
-    reap_worker(pid)
-    assert lines() == before
-    reap_worker(pid)
-assert lines() == before
-reap_worker(999999)
-own = os.getpid()
-names = sorted(os.listdir(run / "metrics"))
-kept = [f"{kind}_{who}.db" for kind in ("counter", "histogram") for who in (own, "folded")]
-assert names == sorted([*kept, "lock"]), names
-if (pid := os.fork()) == 0:
-    count(1)
-    os._exit(0)
-os.waitpid(pid, 0)
-print("\\n".join(lines()))
-"""
-
-
-def test_many_processes_are_summed_and_the_ended_ones_folded(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", MANY_PROCESSES, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    labels = 'outcome="hit",policy="on_demand",status="2xx",type="container"'
-    assert f"contentapp_requests_total{{{labels}}} 606.0" in lines
-    assert 'contentapp_request_duration_seconds_count{outcome="hit",type="container"} 606.0' in lines
-    assert 'contentapp_request_duration_seconds_bucket{le="0.025",outcome="hit",type="container"} 606.0' in lines
-    assert 'contentapp_request_duration_seconds_bucket{le="0.01",outcome="hit",type="container"} 0.0' in lines
-    assert 'contentapp_first_byte_seconds_bucket{le="0.0025",outcome="hit"} 606.0' in lines
-    assert "# HELP contentapp_evictions_total Artifacts evicted." in lines
-    assert "contentapp_evictions_total 0.0" in lines
-    assert "contentapp_transfers 1.0" in lines
-
-
-FOLD_RACE = """
-import os, sys, threading
-from pathlib import Path
-from contentapp import metrics as module
-from contentapp.metrics import metrics, prepare_metrics, reap_worker, render
-
-prepare_metrics(Path(sys.argv[1]))
-metrics.start()
-if (pid := os.fork()) == 0:
-    metrics.failover("q")
-    os._exit(0)
-os.waitpid(pid, 0)
-
-seen = []
-scraper = threading.Thread(target=lambda: seen.append(render().decode().splitlines()))
-fold = module._fold
-
-def fold_and_be_scraped(file, into):
-    fold(file, into)  # counted in both files now
-    if not scraper.ident:
-        scraper.start()
-    scraper.join(0.5)  # it must wait; without the lock it would be through by now
-
-module._fold = fold_and_be_scraped
-reap_worker(pid)
-scraper.join()
-counts = [line for line in seen[0] if line.startswith("contentapp_failovers_total{")]
-assert counts == ['contentapp_failovers_total{remote="q"} 1.0'], counts
-"""
-
-
-def test_a_scrape_never_sees_a_worker_twice_or_not_at_all(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FOLD_RACE, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.parametrize(
     ("error", "result"),
     [
@@ -304,3 +204,19 @@ def test_threads_count_together() -> None:
     for thread in threads:
         thread.join()
     assert value("failovers_total", own, remote="q") == 4000
+
+
+def test_threads_that_are_the_first_to_count_share_the_instruments(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, both_are_in = Metrics(), threading.Barrier(2)
+
+    def meet() -> None:
+        with suppress(threading.BrokenBarrierError):
+            both_are_in.wait(0.3)
+
+    monkeypatch.setattr(prometheus_client, "disable_created_metrics", meet)
+    threads = [threading.Thread(target=own.failover, args=("q",)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert value("failovers_total", own, remote="q") == 2
