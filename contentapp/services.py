@@ -19,6 +19,7 @@ from contentapp.coordination.local import LocalCoordination
 from contentapp.core.errors import ContentAppError, NoSpace
 from contentapp.core.records import Member
 from contentapp.pipeline.alone import Alone
+from contentapp.pipeline.chunklists import ChunkLists
 from contentapp.pipeline.collapse import Collapse
 from contentapp.pipeline.deliver import Delivery
 from contentapp.pipeline.discovery import Discovery
@@ -26,6 +27,8 @@ from contentapp.pipeline.document import Documents
 from contentapp.pipeline.fetch import Fetcher
 from contentapp.pipeline.flight import Flights
 from contentapp.pipeline.intake import Intake
+from contentapp.pipeline.learn import Learner
+from contentapp.pipeline.leftovers import Leftovers
 from contentapp.pipeline.listing import Listings
 from contentapp.pipeline.lookup import Lookup
 from contentapp.pipeline.manifest import ManifestBody, Manifests
@@ -125,6 +128,8 @@ class ContentServices:
     router: Router
     lookup: Lookup
     flights: Flights
+    leftovers: Leftovers
+    learner: Learner
 
     async def readiness(self) -> str:
         """Why devices should not come here, "" if they may.
@@ -156,12 +161,25 @@ async def open_content(config: Config) -> AsyncIterator[ContentServices]:
         contents: Collapse[Content] = Collapse(coordination)
         for each in (collapse, members, contents):
             stack.push_async_callback(each.close)
-        flights = Flights(coordination, Intake(fetcher, shared.storage, executor, engine))
+        intake = Intake(fetcher, shared.storage, executor, engine)
+        stack.push_async_callback(intake.close)
+        flights = Flights(coordination, intake)
         stack.push_async_callback(flights.close)
         manifests = Manifests(fetcher, store, lookup, collapse)
+        learner = Learner(shared.storage, lookup, engine.chunk_learning_rate)
+        resolver = Resolver(
+            fetcher,
+            lookup,
+            listings,
+            store,
+            members=members,
+            contents=contents,
+            chunk_lists=ChunkLists(fetcher, lookup),
+            learner=learner,
+        )
         delivery = Delivery(
             router=router,
-            resolver=Resolver(fetcher, lookup, listings, store, members=members, contents=contents),
+            resolver=resolver,
             documents=Documents(router, manifests, Discovery(fetcher), listings, lookup),
             store=store,
             flights=flights,
@@ -169,7 +187,8 @@ async def open_content(config: Config) -> AsyncIterator[ContentServices]:
             settings=engine,
         )
         await router.load()
-        yield ContentServices(shared, delivery, router, lookup, flights)
+        leftovers = Leftovers(shared.storage, router, resolver, flights, engine)
+        yield ContentServices(shared, delivery, router, lookup, flights, leftovers, learner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +230,14 @@ async def open_admin(config: Config) -> AsyncIterator[AdminServices]:
         )
         verifier = Verifier(*stores, executor, removing=eviction.removing)
         scrub = Scrub(verifier, shared.upkeep, config.engine, config.data_dir / SCRUB_FILE)
-        upkeep = Upkeep(shared.storage, shared.upkeep, eviction, verifier, scrub)
+        upkeep = Upkeep(
+            shared.storage,
+            shared.upkeep,
+            eviction,
+            verifier,
+            scrub,
+            partial_max_age_seconds=config.engine.partial_max_age_seconds,
+        )
         shared.coordination.subscribe(SPACE_TOPIC, upkeep.space_wanted)
         runner = TaskRunner()
         tasks = MaintenanceTasks(runner, verifier, eviction, upkeep)

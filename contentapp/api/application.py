@@ -13,7 +13,7 @@ from contentapp.api.middleware import access_log, add_headers, require_login, sh
 from contentapp.api.status import Status
 from contentapp.api.task import Tasks
 from contentapp.api.transfer import Transfers
-from contentapp.catalog.base import AdminCatalog, UpkeepCatalog
+from contentapp.catalog.base import AdminCatalog, ContentCatalog, UpkeepCatalog
 from contentapp.config import Config
 from contentapp.coordination.base import Coordination
 from contentapp.storage.base import Storage
@@ -27,6 +27,7 @@ def application(
     storage: Storage,
     coordination: Coordination,
     catalog: AdminCatalog,
+    content: ContentCatalog,
     upkeep: UpkeepCatalog,
     tasks: AdminTasks,
     readiness: Readiness,
@@ -38,7 +39,7 @@ def application(
         Health(storage, coordination, readiness),
         Status(config, storage, coordination, upkeep),
         Cooldowns(coordination),
-        Transfers(coordination),
+        Transfers(coordination, storage, content),
         Tasks(tasks),
         Maintenance(tasks),
         Apply(catalog, coordination),

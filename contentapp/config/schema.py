@@ -30,7 +30,7 @@ from contentapp.core.settings import MIB, DistributionSettings, EngineSettings, 
 REQUIRED = object()
 HELPER = re.compile(r"docker-credential-[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
-RATES = frozenset({"bandwidth_limit", "min_device_rate", "scrub_rate"})
+RATES = frozenset({"bandwidth_limit", "chunk_learning_rate", "min_device_rate", "scrub_rate"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,9 @@ class DistributionSettings(Scoped):
     first_byte_deadline_seconds: float = setting(
         30.0, "Longest time all sources together have for the first byte.", minimum=0.1, maximum=3600
     )
+    resume_deadline_seconds: float = setting(
+        60.0, "Longest time that a transfer which broke off may stay without a new byte.", minimum=0.1, maximum=3600
+    )
     range_wait_size: int = setting(64 * MIB, "A range this far ahead of a transfer waits for it.", minimum=0)
     cold_range: str = setting(
         "stream", "strict holds every range until the whole is verified.", choices=("stream", "strict")
@@ -129,7 +132,23 @@ class EngineSettings(Scoped):
         1.0, "How long a flight waits for eviction to make room.", minimum=0, maximum=60
     )
     range_requests: int = setting(16, "Ranged upstream requests of one worker at a time.", minimum=1, maximum=1000)
+    progress_interval_seconds: float = setting(
+        2.0,
+        "How often a transfer writes down how far it has come, to go on there after a restart.",
+        minimum=0.05,
+        maximum=3600,
+    )
+    resume_concurrency: int = setting(
+        2, "Interrupted transfers that a worker goes on with by itself at a time; 0: none.", minimum=0, maximum=100
+    )
+    resume_interval_seconds: float = setting(60.0, "How often it looks for them.", minimum=0.1, maximum=3600)
+    partial_max_age_seconds: float = setting(
+        DAY, "How long an interrupted transfer is kept that nobody resumes.", minimum=1, maximum=30 * DAY
+    )
     grace_seconds: float = setting(30.0, "How long responses may go on after SIGTERM.", minimum=0, maximum=3600)
+    chunk_learning_rate: float = setting(
+        64 * MIB, "Bytes a second that are read of new artifacts to learn their chunk digests; 0: none.", minimum=0
+    )
     scrub_interval_days: float = setting(30.0, "Every artifact is read again in this time; 0: never.", minimum=0)
     scrub_rate: float = setting(32 * MIB, "Bytes a second that the scrub reads.", minimum=64 * KIB)
     memory_cache_size: int = setting(32 * MIB, "Memory of a worker for small bodies.", minimum=0, maximum=4 * GIB)

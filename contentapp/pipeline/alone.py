@@ -24,6 +24,7 @@ from contentapp.pipeline.follow import BehindWindow, BodyBroken, hash_range
 from contentapp.pipeline.frame import Frame
 from contentapp.pipeline.progress import Attempt
 from contentapp.pipeline.respond import Device
+from contentapp.pipeline.resume import CannotGoOn, Changed, Terms, Transfer, resume_validator
 from contentapp.pipeline.verify import HOLD_BACK_SIZE
 from contentapp.upstream.base import UpstreamRequest
 
@@ -145,26 +146,39 @@ class Alone:
         alike: the source must still say the same of what it has as it did in this attempt. slot_seconds: how long to
         wait for a slot; None: as long as the device does, for which there is no other way.
         """
-        async with self._slot(slot_seconds):
-            deadline = asyncio.get_running_loop().time() + plan.first_byte_deadline_seconds
-            is_whole = start == 0 and (end is None or end == plan.size)
-            opened = self._fetcher.open(
-                plan.sources,
-                lambda source: UpstreamRequest(
-                    source=source, offset=start, end=None if is_whole else end, if_range=if_range
-                ),
+        async with self._slot(slot_seconds), AsyncExitStack() as exchange:
+            fetched = await exchange.enter_async_context(_refusing(self._open(plan, start, end, if_range)))
+            metrics.range_request(fetched.source.remote.name)
+            if fetched.response.offset != start:
+                raise RangeRefused("it was answered with the whole")  # a remote may: it is not to blame
+            if alike is not None and not _is_alike(fetched, alike):
+                raise RangeRefused("it has changed upstream")
+            terms = Terms(
+                sources=plan.sources,
                 digest=plan.digest,
-                deadline=deadline,
-                must_exist=plan.must_exist,
+                deadline_seconds=plan.resume_deadline_seconds,
+                first_byte_deadline_seconds=plan.first_byte_deadline_seconds,
+                if_range=if_range or resume_validator(fetched.response),
+                size=fetched.response.size if plan.size is None else plan.size,
+                start=start,
+                end=end,
             )
-            async with _refusing(opened) as fetched:
-                metrics.range_request(fetched.source.remote.name)
-                if fetched.response.offset != start:
-                    raise RangeRefused("it was answered with the whole")  # a remote may: it is not to blame
-                if alike is not None and not _is_alike(fetched, alike):
-                    raise RangeRefused("it has changed upstream")
-                async for chunk in self._exactly(fetched, plan, start, end):
-                    yield chunk
+            async for chunk in self._exactly(
+                Transfer.begun(self._fetcher, exchange, fetched, terms), plan, fetched, start, end
+            ):
+                yield chunk
+
+    def _open(self, plan: Plan, start: int, end: int | None, if_range: str) -> AbstractAsyncContextManager[Fetched]:
+        is_whole = start == 0 and (end is None or end == plan.size)
+        return self._fetcher.open(
+            plan.sources,
+            lambda source: UpstreamRequest(
+                source=source, offset=start, end=None if is_whole else end, if_range=if_range
+            ),
+            digest=plan.digest,
+            deadline=asyncio.get_running_loop().time() + plan.first_byte_deadline_seconds,
+            must_exist=plan.must_exist,
+        )
 
     @asynccontextmanager
     async def _slot(self, seconds: float | None) -> AsyncIterator[None]:
@@ -179,22 +193,24 @@ class Alone:
         finally:
             self._slots.release()
 
-    async def _exactly(self, fetched: Fetched, plan: Plan, start: int, end: int | None) -> AsyncIterator[bytes]:
+    async def _exactly(
+        self, transfer: Transfer, plan: Plan, fetched: Fetched, start: int, end: int | None
+    ) -> AsyncIterator[bytes]:
         response, left = fetched.response, 0 if end is None else end - start
         try:
             if plan.size is not None and response.size not in {None, plan.size}:
                 raise UpstreamProtocolError("a range of another size", host=response.host)
-            async for chunk in response.chunks():
-                metrics.upstream_bytes(fetched.source.remote.name, len(chunk))
+            async for chunk in transfer.chunks():
                 left -= len(chunk)
                 if left < 0 and end is not None:
                     raise UpstreamProtocolError("answered more than the range", host=response.host)
                 yield chunk
-            if left > 0:
-                raise UpstreamProtocolError("answered less than the range", host=response.host)
-            await self._fetcher.ended(fetched)
+            for exchange in transfer.exchanges.values():
+                await self._fetcher.ended(exchange)
         except UpstreamError as error:
-            await self._fetcher.failed(fetched.source, error)
+            await self._fetcher.failed(transfer.source, error)
+            raise BodyBroken(str(error)) from error
+        except (CannotGoOn, Changed) as error:
             raise BodyBroken(str(error)) from error
 
 

@@ -26,7 +26,6 @@ from contentapp.pipeline.fetch import Fetched
 from contentapp.pipeline.flight import Flight, Flights
 from contentapp.pipeline.follow import BehindWindow, BodyBroken, Outdated, Rule, is_far, send, until_ready
 from contentapp.pipeline.frame import Frame, Representation, frame
-from contentapp.pipeline.intake import ExpectationOutdated
 from contentapp.pipeline.lookup import now
 from contentapp.pipeline.progress import Attempt
 from contentapp.pipeline.request import DeviceRequest
@@ -34,6 +33,7 @@ from contentapp.pipeline.resolve import Content, Resolver
 from contentapp.pipeline.respond import Device
 from contentapp.pipeline.route import Route, Router
 from contentapp.pipeline.store import Store
+from contentapp.pipeline.wrong import ExpectationOutdated
 from contentapp.plugins.base import Wanted
 from contentapp.storage.base import ArtifactReader
 

@@ -42,7 +42,7 @@ class HeadRefused(ContentAppError):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why one source did not deliver. kind: absent | denied | failed."""
+    """Why one source did not deliver. kind: absent | denied | failed. is_cooling: it was not asked, for so long."""
 
     remote: str
     kind: str
@@ -50,6 +50,7 @@ class Refusal:
     phrase: str = "connection refused"
     retry_after_seconds: float = DEFAULT_RETRY_AFTER_SECONDS
     status: int = 0
+    is_cooling: bool = False
 
 
 @dataclass(slots=True)
@@ -252,7 +253,7 @@ class Fetcher:
             kind = "denied"
         seconds = max(admission.retry_after_seconds, 1.0)
         reason = f"cooling down for {seconds:.0f} s: {admission.reason}"
-        return Refusal(source.remote.name, kind, reason, retry_after_seconds=seconds)
+        return Refusal(source.remote.name, kind, reason, retry_after_seconds=seconds, is_cooling=True)
 
     async def _left(self, sources: Sequence[Source], digest: Digest | None) -> int:
         """How many of the later sources could be asked now."""
@@ -357,10 +358,9 @@ class Fetcher:
         remote, settings = source.remote, source.remote.settings
         metrics.digest_failure(remote.name)
         pair = scope_of(ScopeKind.ARTIFACT, remote, str(digest))
-        before = await self._coordination.cooldown(pair)
-        await self._coordination.record_failure(pair, digest_rule(settings), reason)
+        found = await self._coordination.record_failure(pair, digest_rule(settings), reason)
         metrics.cooldown_start(remote.name, str(ScopeKind.ARTIFACT))
-        if before is None or before.level == 0:
+        if found.failures == 1:
             # Only a new pair counts against the remote: the same artifact three times is one bad file.
             whole = scope_of(ScopeKind.REMOTE, remote)
             state = await self._coordination.record_failure(

@@ -33,10 +33,15 @@ from contentapp.core.errors import (
 )
 from contentapp.core.records import Source
 from contentapp.metrics import metrics
-from contentapp.pipeline.intake import ExpectationOutdated, Intake, Received
+from contentapp.pipeline.chunked import KnownChunks
+from contentapp.pipeline.intake import Intake, Received
 from contentapp.pipeline.progress import Attempt, Head, Signal, SpoolReader
+from contentapp.pipeline.wrong import ExpectationOutdated
 
 log = structlog.get_logger("contentapp.flight")
+
+CANCEL_TOPIC = "cancel-transfer"
+"""Published with the key of a flight that is to be ended, wherever it is."""
 
 ERROR_STATES: dict[FlightState, type[ContentAppError]] = {
     FlightState.ABSENT: ContentNotFound,
@@ -44,21 +49,27 @@ ERROR_STATES: dict[FlightState, type[ContentAppError]] = {
 }
 
 
+async def no_chunks() -> KnownChunks | None:
+    """No list is known."""
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a flight is to get.
 
-    key: the same for everybody who wants these bytes.
+    key: the same for everybody who wants these bytes. path: by which a device asks for them.
     digest: None for undigested bytes: any complete transfer will do.
     is_stored: asked again once the lease is held; True means that another process has finished meanwhile.
     delivered: called with the source and the digest of verified bytes, before they are committed.
     record: called with the outcome, after that.
     revalidate: asked once when the bytes contradict digest or size; True means that the expectation itself was
     outdated, and nobody is to blame.
-    find_modified: the Last-Modified that these bytes had before.
+    find_modified: the Last-Modified that these bytes had before. find_chunks: the list of their chunks' digests.
     """
 
     key: str
+    path: str
     sources: Sequence[Source]
     digest: Digest | None
     size: int | None
@@ -67,8 +78,10 @@ class Plan:
     record: Callable[[Received], Awaitable[None]]
     revalidate: Callable[[], Awaitable[bool]]
     find_modified: Callable[[], Awaitable[datetime | None]]
+    find_chunks: Callable[[], Awaitable[KnownChunks | None]] = no_chunks
     must_exist: bool = False
     first_byte_deadline_seconds: float = 30.0
+    resume_deadline_seconds: float = 60.0
     is_html_allowed: bool = True
 
     def hasher(self) -> Hasher:
@@ -93,6 +106,7 @@ class Flight:
     is_stored: bool = False
     was_led_here: bool = False
     has_landed: bool = False
+    is_cancelled: bool = False
     followers: int = 0
     started_at: float = field(default_factory=time.time)
     error: ContentAppError | None = None
@@ -150,6 +164,15 @@ class Flights:
         self._intake = intake
         self._flights: dict[str, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        coordination.subscribe(CANCEL_TOPIC, self.cancel)
+
+    def cancel(self, key: str) -> None:
+        """End a flight, if it is here; nothing of it is kept, and whoever follows it is cut."""
+        flight = self._flights.get(key)
+        if flight is not None and flight.task is not None:
+            flight.is_cancelled = True
+            self._forget(flight)
+            flight.task.cancel()
 
     def join(self, plan: Plan) -> tuple[Flight, bool]:
         """Follow the flight for this plan, starting it if there is none; whether it was already there. Pair with
@@ -213,6 +236,8 @@ class Flights:
                 else:
                     await self._lead(flight, held)
         except asyncio.CancelledError:
+            if not flight.attempt.is_final:  # led by another process, and this one hears no more of it
+                flight.attempt.state = FlightState.FAILED
             flight.fail(ContentUnavailable("the transfer was stopped", "unexpected EOF", 1.0))
             raise
         except ContentAppError as error:
@@ -234,6 +259,7 @@ class Flights:
                 flight.count_others = lease.followers
                 lease.on_followers_changed(lambda: self._stop_if_deserted(flight))
                 flight.on_changed = lambda: _publish(flight, lease)
+                flight.changed()
             if await flight.plan.is_stored():
                 flight.is_stored = True
                 flight.changed()
@@ -307,8 +333,13 @@ def snapshot(flight: Flight) -> FlightProgress:
         started_at=flight.started_at,
         followers=flight.followers,
         detail=detail,
-        head=json.dumps(asdict(attempt.head) | {"is_stored": flight.is_stored, "last_read": attempt.last_read}),
+        head=json.dumps(asdict(attempt.head) | _extras(flight)),
     )
+
+
+def _extras(flight: Flight) -> dict[str, object]:
+    attempt = flight.attempt
+    return {"is_stored": flight.is_stored, "last_read": attempt.last_read, "is_proven": attempt.is_proven}
 
 
 def _publish(flight: Flight, lease: Lease) -> None:
@@ -358,6 +389,7 @@ def _apply(flight: Flight, progress: FlightProgress) -> None:
         flight.changed()
         return
     attempt.last_read = facts.pop("last_read", 0)
+    attempt.is_proven = facts.pop("is_proven", False)
     attempt.head = Head(**facts)
     attempt.size, attempt.arrived, attempt.state = progress.size, progress.arrived, progress.state
     flight.changed()

@@ -74,10 +74,11 @@ def _release_at(attempt: Attempt, rule: Rule, frame: Frame) -> float:
     """When (loop.time()) a running attempt's head may go out even if nothing changes; 0: now."""
     if frame.has_body and frame.length == 0:
         return float("inf")  # its head alone is a complete answer
-    is_whole_first = rule.is_strict or (rule.is_old_http and attempt.size is None)
+    is_strict = rule.is_strict and not (frame.is_part and attempt.is_proven)
+    is_whole_first = is_strict or (rule.is_old_http and attempt.size is None)
     if attempt.is_stalled:
         # Nothing more comes until somebody takes what has come.
-        if is_whole_first and not rule.is_strict:
+        if is_whole_first and not is_strict:
             raise ContentUnavailable("there is no room to verify it before its first byte", "i/o timeout")
         return 0.0
     if is_whole_first:
@@ -86,7 +87,7 @@ def _release_at(attempt: Attempt, rule: Rule, frame: Frame) -> float:
         return 0.0
     if is_verified_first(attempt.size, rule.settings.verify_first_bytes):
         return attempt.started + rule.settings.verify_first_seconds
-    if releasable(attempt, frame.end) > frame.start:
+    if releasable(attempt, frame.end, is_part=frame.is_part) > frame.start:
         return 0.0
     # The transfer is alive but has not come to the device's part: its head need not wait longer than any first byte.
     return rule.deadline if attempt.size is not None else float("inf")
@@ -128,10 +129,10 @@ async def send(
         while True:
             attempt.move(follower, place.position)
             end = attempt.size if frame.end is None else frame.end
-            if end is not None and place.position >= end and _is_complete(attempt, end):
+            if end is not None and place.position >= end and _is_complete(attempt, end, is_part=frame.is_part):
                 return
             is_held = rule.is_strict and not _has_held_tail(attempt, end)
-            limit = releasable(attempt, frame.end, is_strict=is_held)
+            limit = releasable(attempt, frame.end, is_strict=is_held, is_part=frame.is_part)
             limit = limit if end is None else min(limit, end)
             if limit > place.position:
                 if not await _feed(attempt, device, place, limit):
@@ -154,8 +155,12 @@ def _has_held_tail(attempt: Attempt, end: int | None) -> bool:
     return attempt.window is not None and (end is None or end == attempt.size)
 
 
-def _is_complete(attempt: Attempt, end: int) -> bool:
-    """Whether the part up to `end` is all that was to come: the last byte only once the whole is verified."""
+def _is_complete(attempt: Attempt, end: int, *, is_part: bool) -> bool:
+    """Whether the part up to `end` is all that was to come: the last byte only once the whole is verified, or, of a
+    part, its chunk.
+    """
+    if is_part and attempt.is_proven:
+        return True
     if attempt.size is not None and end < attempt.size:
         return True
     return attempt.state is FlightState.VERIFIED

@@ -64,6 +64,11 @@ class Frame:
     has_body: bool = True
 
     @property
+    def is_part(self) -> bool:
+        """Whether it is an answer to a range."""
+        return self.status == 206
+
+    @property
     def length(self) -> int | None:
         """Bytes of the body, None if unknown."""
         return None if self.end is None else self.end - self.start

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -14,8 +15,9 @@ from contentapp.coordination.base import FlightState
 from contentapp.core.digest import Digest, Hasher
 from contentapp.core.errors import (
     ContentAppError,
+    ContentDenied,
+    ContentNotFound,
     ContentUnavailable,
-    NoSpace,
     StorageError,
     UpstreamError,
     UpstreamProtocolError,
@@ -23,14 +25,22 @@ from contentapp.core.errors import (
 from contentapp.core.httpdate import parse_http_date
 from contentapp.core.records import Source
 from contentapp.core.settings import MIB, EngineSettings
-from contentapp.core.window import Window
 from contentapp.metrics import metrics
-from contentapp.pipeline.fetch import Fetched, Fetcher, Refusal, Refusals, refusal_of
+from contentapp.pipeline.blame import Blame
+from contentapp.pipeline.chunked import Checked, ChunkMemory, KnownChunks, Repair
+from contentapp.pipeline.course import Course
+from contentapp.pipeline.fetch import Fetched, Fetcher, Refusal, Refusals
+from contentapp.pipeline.held import take_up
+from contentapp.pipeline.load import Load
 from contentapp.pipeline.lookup import now
-from contentapp.pipeline.progress import Attempt, Head, Signal
-from contentapp.pipeline.verify import HOLD_BACK_SIZE
+from contentapp.pipeline.note import MarkedHasher
+from contentapp.pipeline.progress import Attempt, Head
+from contentapp.pipeline.resume import CannotGoOn, Changed, Terms, Transfer, resume_validator
+from contentapp.pipeline.spooling import Means, Spooling
+from contentapp.pipeline.windowed import Windows
+from contentapp.pipeline.wrong import WrongBytes, WrongChunk, WrongSize
 from contentapp.storage.base import ArtifactWriter, Storage
-from contentapp.upstream.base import UpstreamRequest
+from contentapp.upstream.base import UpstreamRequest, UpstreamResponse
 
 if TYPE_CHECKING:
     from contentapp.pipeline.flight import Flight, Plan
@@ -48,25 +58,6 @@ PENDING_OF_ALL = 64 * MIB
 """The same of all flights of a process together."""
 
 LEAST_PENDING_SIZE = 256 * 1024
-
-WINDOWS_OF_ALL = 64 * MIB
-"""Memory of all flights of a process that have no room on disk."""
-
-LEAST_WINDOW_SIZE = 256 * 1024
-
-
-class ExpectationOutdated(ContentUnavailable):
-    """The metadata had changed upstream, so what was asked for is no longer what is wanted: resolve again."""
-
-
-class WrongBytes(ContentAppError):
-    """The body is not what the digest or the size says."""
-
-
-class WrongSize(WrongBytes):
-    """Not as long as a manifest or listing says. Either may be wrong, and whoever can publish a manifest can make it
-    so: the pair (remote, artifact) and the remote must not cool for it.
-    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,198 +78,263 @@ class Intake:
     def __init__(self, fetcher: Fetcher, storage: Storage, executor: Executor, settings: EngineSettings) -> None:
         self._fetcher = fetcher
         self._storage = storage
-        self._executor = executor
-        self._settings = settings
         self._spooling = 0
-        self._windowed: set[Attempt] = set()
+        self._windows = Windows(settings.window_size)
+        self._blame = Blame(fetcher)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._chunk_memory = ChunkMemory()
+        self._means = Means(
+            executor=executor,
+            pending_size=lambda: self.pending_size,
+            spawn=self._spawn,
+            progress_seconds=settings.progress_interval_seconds,
+        )
 
     @property
     def pending_size(self) -> int:
         """Bytes of one flight that may wait for the writing thread now; more than this stops reading from upstream."""
         return max(LEAST_PENDING_SIZE, min(PENDING_SIZE, PENDING_OF_ALL // max(1, self._spooling)))
 
-    @property
-    def window_size(self) -> int:
-        """Bytes of one flight that are kept in memory now, when there is no room on disk."""
-        size = self._settings.window_size
-        return max(LEAST_WINDOW_SIZE, min(size, max(size, WINDOWS_OF_ALL) // max(1, len(self._windowed))))
+    async def close(self) -> None:
+        """Wait for what is still being written down."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
 
     async def run(self, flight: Flight) -> None:
         """Attempts until one is verified; raises the error for those who still wait when no source is left."""
-        plan, sources, refusals = flight.plan, list(flight.plan.sources), Refusals()
-        loop = asyncio.get_running_loop()
+        plan, course, refusals = flight.plan, Course(flight.plan.sources), Refusals()
+        if await self._resume(flight, course, refusals):
+            return
         while True:
-            opened = self._fetcher.open(
-                sources,
-                lambda source: UpstreamRequest(source=source),
-                digest=plan.digest,
-                deadline=loop.time() + plan.first_byte_deadline_seconds,
-                must_exist=plan.must_exist,
-                refusals=refusals,
-            )
-            async with opened as fetched:
-                refusal = await self._attempt(flight, fetched)
+            async with AsyncExitStack() as exchange:
+                try:
+                    fetched = await exchange.enter_async_context(self._open(plan, course, refusals))
+                except (ContentUnavailable, ContentNotFound, ContentDenied):
+                    if course.none_answered():
+                        continue
+                    raise
+                refusal = await self._attempt(flight, course, exchange, fetched)
             if refusal is None:
                 return
             refusals.add(refusal)
-            if flight.is_deserted:
+            if flight.is_deserted or not course.sources:
                 raise refusals.unavailable()
             metrics.failover(fetched.source.remote.name)
-            # Those before it were passed over a moment ago; what is left are those behind it.
-            sources = sources[sources.index(fetched.source) + 1 :]
 
-    async def _attempt(self, flight: Flight, fetched: Fetched) -> Refusal | None:
-        """One attempt with an open answer: None when it was verified, else why not."""
-        plan = flight.plan
+    def _open(self, plan: Plan, course: Course, refusals: Refusals) -> AbstractAsyncContextManager[Fetched]:
+        return self._fetcher.open(
+            course.sources,
+            lambda source: UpstreamRequest(source=source),
+            digest=plan.digest,
+            deadline=asyncio.get_running_loop().time() + plan.first_byte_deadline_seconds,
+            must_exist=plan.must_exist,
+            refusals=refusals,
+        )
+
+    # Beginning
+
+    async def _attempt(
+        self, flight: Flight, course: Course, exchange: AsyncExitStack, fetched: Fetched
+    ) -> Refusal | None:
+        """One attempt that begins with an open answer: None when it was verified, else why not."""
+        plan, source = flight.plan, fetched.source
         try:
             _check_answer(plan, fetched)
-            attempt, writer = await self._begin(flight, fetched)
         except (UpstreamProtocolError, WrongBytes) as error:
-            return await self._blame(flight, fetched, error)
-        try:
-            if flight.is_deserted:  # all left before the head had come
-                raise ContentUnavailable("nobody wants it any more", "unexpected EOF", 1.0)
-            hasher = await self._receive(flight, attempt, writer, fetched)
-            _check_whole(plan, attempt, hasher)
-        except (UpstreamError, WrongBytes) as error:
-            await self._discard(flight, attempt, writer, error)
-            return await self._blame(flight, fetched, error)
-        except BaseException as error:
-            await asyncio.shield(self._discard(flight, attempt, writer, error))
-            raise
-        await self._finish(flight, attempt, writer, fetched, hasher)
-        return None
-
-    async def _begin(self, flight: Flight, fetched: Fetched) -> tuple[Attempt, ArtifactWriter | None]:
-        """A spool for the body, or a window where there is no room for one."""
-        plan, response = flight.plan, fetched.response
+            course.failed(source)
+            return await self._blame.answer(flight, source, fetched.response.host, error)
+        response = fetched.response
         size = response.size if plan.size is None else plan.size
-        at = now()
-        modified = await plan.find_modified() or parse_http_date(response.last_modified, at) or at
-        attempt = Attempt(
+        head = await self._head(plan, response)
+        attempt = self._new_attempt(source, size, head)
+        hasher = MarkedHasher(plan.hasher())
+        known = await plan.find_chunks()
+        writer = await self._begin(flight, attempt, hasher)
+        if_range = "" if plan.digest is not None else resume_validator(response)
+        buffered: list[bytes] = []
+        terms = _terms(flight, course, attempt, hasher, source, if_range, buffered)
+        load = Load(
+            flight=flight,
+            attempt=attempt,
+            writer=writer,
+            transfer=Transfer.begun(self._fetcher, exchange, fetched, terms),
+            hasher=hasher,
+            if_range=if_range,
+        )
+        self._check_chunks(load, course, known, buffered)
+        return await self._carry(load, course, source)
+
+    async def _resume(self, flight: Flight, course: Course, refusals: Refusals) -> bool:
+        """An attempt that goes on with what an earlier transfer has left, if there is that; whether it was verified."""
+        plan = flight.plan
+        if not plan.sources or (held := await take_up(self._storage, plan)) is None:
+            return False
+        source = next((source for source in plan.sources if source.url == held.facts.url), plan.sources[0])
+        course.prefer(source)
+        size = held.size if plan.size is None else plan.size
+        attempt = self._new_attempt(source, size, held.facts.head)
+        attempt.arrived = held.hasher.offset
+        known = await plan.find_chunks()
+        buffered: list[bytes] = []
+        if held.is_whole:
+            attempt.id = held.facts.attempt
+        terms = _terms(flight, course, attempt, held.hasher, source, held.facts.if_range, buffered)
+        async with AsyncExitStack() as exchange:
+            load = Load(
+                flight=flight,
+                attempt=attempt,
+                writer=held.writer,
+                transfer=Transfer(self._fetcher, exchange, source, terms, held.hasher.offset),
+                hasher=held.hasher,
+                if_range=held.facts.if_range,
+                earlier=held.facts.sources,
+            )
+            try:
+                if not await load.transfer.reopen(refusals):
+                    if not load.transfer.may_begin_anew:
+                        raise refusals.error(must_exist=plan.must_exist)
+                    raise Changed("no source goes on with what has come")
+                attempt.reader = held.writer.follow()
+                flight.begin(attempt)
+            except Changed as error:
+                await held.writer.abort()
+                log.info("begun anew", key=plan.key, reason=str(error))
+                return False
+            except BaseException:
+                await asyncio.shield(load.put_down())
+                raise
+            metrics.resumed_transfer(source.remote.name)
+            self._check_chunks(load, course, known, buffered)
+            refusal = await self._carry(load, course, source)
+        if refusal is not None:
+            refusals.add(refusal)
+        return refusal is None
+
+    def _check_chunks(self, load: Load, course: Course, known: KnownChunks | None, buffered: list[bytes]) -> None:
+        """Have its chunks held against their digests, if those are known. A source that is tried alone gets no help."""
+        plan, attempt, offset = load.flight.plan, load.attempt, load.transfer.offset
+        if known is None or plan.digest is None or course.is_alone or not known.fits(plan.digest, attempt.size):
+            return
+        repair = Repair(
+            fetcher=self._fetcher,
+            sources=plan.sources,
+            digest=plan.digest,
+            deadline_seconds=plan.resume_deadline_seconds,
+        )
+        load.checked = Checked(load.transfer, known, repair, self._chunk_memory, buffered)
+        attempt.is_proven = known.is_proven and offset % known.chunks.chunk_size == 0
+
+    def _new_attempt(self, source: Source, size: int | None, head: Head) -> Attempt:
+        return Attempt(
             state=FlightState.RUNNING,
             size=size,
-            keep=fetched.source.remote.keeps,
-            remote=fetched.source.remote.name,
+            keep=source.remote.keeps,
+            remote=source.remote.name,
             started=asyncio.get_running_loop().time(),
-            head=Head(
-                media_type=_fact(response.headers.get("Content-Type", "")),
-                etag=_fact(response.etag),
-                last_modified=_fact(response.last_modified),
-                modified_at=modified.isoformat(),
-            ),
+            head=head,
         )
+
+    async def _head(self, plan: Plan, response: UpstreamResponse) -> Head:
+        at = now()
+        modified = await plan.find_modified() or parse_http_date(response.last_modified, at) or at
+        return Head(
+            media_type=_fact(response.headers.get("Content-Type", "")),
+            etag=_fact(response.etag),
+            last_modified=_fact(response.last_modified),
+            modified_at=modified.isoformat(),
+        )
+
+    async def _begin(self, flight: Flight, attempt: Attempt, hasher: MarkedHasher) -> ArtifactWriter | None:
+        """A spool for the body, or a window where there is no room for one."""
         writer: ArtifactWriter | None = None
         try:
-            writer = await self._storage.begin(flight.key, size=size, keep=attempt.keep)
+            writer = await self._storage.begin(flight.key, size=attempt.size, keep=attempt.keep)
             attempt.reader = writer.follow()
         except StorageError as error:
             if writer is not None:
                 await writer.abort()
                 writer = None
-            self._degrade(attempt, plan.hasher(), error)
+            self._windows.degrade(attempt, hasher, error)
         try:
             flight.begin(attempt)
         except BaseException:
             if writer is not None:
                 await asyncio.shield(writer.abort())
             raise
-        return attempt, writer
+        return writer
 
-    def _degrade(self, attempt: Attempt, hasher: Hasher, error: StorageError) -> None:
-        """Go on in memory, from where the spool ends."""
-        reason = "no_space" if isinstance(error, NoSpace) else "storage"
-        metrics.degraded_flight(reason)
-        log.warning("delivering unstored", reason=reason, error=str(error))
-        attempt.spool_end = attempt.arrived
-        self._windowed.add(attempt)
-        attempt.on_closed = lambda: self._windowed.discard(attempt)
-        attempt.window = Window(self.window_size, attempt.arrived, hasher.copy())
-        for other in self._windowed:
-            if other.is_final and other.window is not None:  # the others make room as they go on
-                other.window.shrink(self.window_size)
+    # Taking in
 
-    async def _receive(
-        self, flight: Flight, attempt: Attempt, writer: ArtifactWriter | None, fetched: Fetched
-    ) -> Hasher:
-        """Take the whole body in; the running hash over it."""
-        hasher = flight.plan.hasher()
-        chunks = _bounded(fetched, attempt.size)
-        if writer is not None:
+    async def _carry(self, load: Load, course: Course, began: Source) -> Refusal | None:
+        """Take a load in to its end: None when it was verified, else why not."""
+        flight, plan = load.flight, load.flight.plan
+        try:
+            if flight.is_deserted:  # all left before the head had come
+                raise ContentUnavailable("nobody wants it any more", "unexpected EOF", 1.0)
+            await self._receive(load)
+            _check_whole(plan, load.attempt, load.hasher)
+        except (UpstreamError, WrongBytes, CannotGoOn, Changed) as error:
+            await self._end(load, error)
+            return await self._blame.attempt(load, course, began, error)
+        except BaseException as error:
+            await asyncio.shield(self._end(load, error))
+            raise
+        for source in course.convicted(began):
+            if plan.digest is not None:
+                await self._fetcher.wrong_bytes(source, plan.digest, f"digest mismatch on {plan.digest}")
+        await self._finish(load)
+        return None
+
+    async def _receive(self, load: Load) -> None:
+        """Take the whole body in, and hash it."""
+        chunks = _bounded(load)
+        if load.writer is not None:
             self._spooling += 1
             try:
-                rest = await _Spooling(self, flight, attempt, writer, hasher).run(chunks)
+                rest = await Spooling(self._means, load, load.writer).run(chunks)
             finally:
                 self._spooling -= 1
             if rest is None:
-                return hasher
-            attempt.arrived = rest.arrived
-            self._degrade(attempt, hasher, rest.error)
+                return
+            load.attempt.arrived = rest.arrived
+            self._windows.degrade(load.attempt, load.hasher, rest.error)
             for buffer in rest.buffers:
-                await self._pass_on(flight, attempt, hasher, buffer)
+                await self._windows.pass_on(load, buffer)
         async for chunk in chunks:
-            metrics.upstream_bytes(fetched.source.remote.name, len(chunk))
-            await self._pass_on(flight, attempt, hasher, chunk)
-        return hasher
+            await self._windows.pass_on(load, chunk)
 
-    async def _pass_on(self, flight: Flight, attempt: Attempt, hasher: Hasher, chunk: bytes) -> None:
-        """Add one chunk to the window when the fastest follower has made room for it."""
-        window = attempt.window
-        if window is None:
-            raise RuntimeError("not a windowed attempt")
-        moved = Signal()
-        attempt.on_moved = moved.notify
-        window.size = self.window_size
-        while window.end > max(window.start, attempt.fastest) and not window.has_room(len(chunk), attempt.fastest):
-            if flight.is_deserted:  # the last one had left before the disk was full
-                raise ContentUnavailable("nobody wants it any more", "unexpected EOF", 1.0)
-            if not attempt.is_stalled:
-                attempt.is_stalled = True
-                flight.changed()
-            await moved.wait()
-        attempt.is_stalled = False
-        hasher.update(chunk)
-        window.append(chunk, hasher.copy())
-        attempt.last_read = min(len(chunk), HOLD_BACK_SIZE)
-        attempt.arrived = window.end
-        flight.changed()
+    # Failing
 
-    async def _discard(
-        self, flight: Flight, attempt: Attempt, writer: ArtifactWriter | None, error: BaseException
-    ) -> None:
-        attempt.state = FlightState.WRONG if isinstance(error, WrongBytes) else FlightState.FAILED
+    async def _end(self, load: Load, error: BaseException) -> None:
+        """The attempt is over; what has come of it is kept where another one may go on with it (P6)."""
+        attempt, writer = load.attempt, load.writer
+        is_wrong = isinstance(error, WrongBytes) and not isinstance(error, WrongChunk)
+        attempt.state = FlightState.WRONG if is_wrong else FlightState.FAILED
         attempt.error = error if isinstance(error, ContentAppError) else None
-        flight.changed()
-        if writer is not None:
+        load.flight.changed()
+        if isinstance(error, CannotGoOn | WrongChunk | asyncio.CancelledError):
+            await load.put_down()
+        elif writer is not None:
             await writer.abort()
 
-    async def _blame(self, flight: Flight, fetched: Fetched, error: ContentAppError) -> Refusal:
-        """Find out who is to blame, and cool it."""
-        source, digest = fetched.source, flight.plan.digest
-        if isinstance(error, WrongBytes):
-            log.warning("wrong bytes", remote=source.remote.name, key=flight.key, error=str(error))
-            if await flight.plan.revalidate():
-                raise ExpectationOutdated("its metadata has changed upstream", "unexpected EOF", 1.0)
-            if isinstance(error, WrongSize):
-                await self._fetcher.failed(source, UpstreamProtocolError(str(error), host=fetched.response.host))
-            elif digest is not None:
-                await self._fetcher.wrong_bytes(source, digest, str(error))
-            return Refusal(source.remote.name, "failed", str(error), "unexpected EOF")
-        await self._fetcher.failed(source, error)
-        return refusal_of(source, error)
+    # Finishing
 
-    async def _finish(
-        self, flight: Flight, attempt: Attempt, writer: ArtifactWriter | None, fetched: Fetched, hasher: Hasher
-    ) -> None:
+    async def _finish(self, load: Load) -> None:
         """Verified: release the devices first, then make it durable, then record it."""
-        plan = flight.plan
+        flight, attempt, writer, plan = load.flight, load.attempt, load.writer, load.flight.plan
         attempt.state = FlightState.VERIFIED
         attempt.size = attempt.arrived
         flight.changed()
-        digest = plan.digest or Digest("sha256", hasher.hexdigest())
+        digest = plan.digest or Digest("sha256", load.hasher.hexdigest())
         try:
-            await self._fetcher.right_bytes(fetched, plan.digest)
-            await self._recorded(flight, plan.delivered(fetched.source, digest))
+            for url, fetched in load.transfer.exchanges.items():
+                if url in load.convicted:
+                    await self._fetcher.ended(fetched)
+                else:
+                    await self._fetcher.right_bytes(fetched, plan.digest)
+            for source in plan.sources:
+                if source.url in load.contributors:
+                    await self._recorded(flight, plan.delivered(source, digest))
         except BaseException:
             if writer is not None:
                 await asyncio.shield(writer.abort())
@@ -288,7 +344,7 @@ class Intake:
             digest=digest,
             size=attempt.arrived,
             flight=attempt.id,
-            source=fetched.source,
+            source=load.transfer.source,
             head=attempt.head,
             is_stored=is_stored,
         )
@@ -317,112 +373,57 @@ class Intake:
             raise
         return False
 
-    async def write(self, writer: ArtifactWriter, hasher: Hasher, buffers: list[bytes]) -> None:
-        """Write, then hash, in one trip to a thread."""
-
-        def work() -> None:
-            writer.write(buffers)
-            for buffer in buffers:
-                hasher.update(buffer)
-
-        await asyncio.get_running_loop().run_in_executor(self._executor, work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name="progress")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
 
-@dataclass(frozen=True, slots=True)
-class _Unspooled:
-    """What a full disk left over: buffers that were taken in but not written."""
-
-    error: StorageError
-    arrived: int
-    buffers: list[bytes]
-
-
-class _Spooling:
-    """Reads from upstream while the writing thread works on what came before."""
-
-    def __init__(
-        self, intake: Intake, flight: Flight, attempt: Attempt, writer: ArtifactWriter, hasher: Hasher
-    ) -> None:
-        self._intake = intake
-        self._flight = flight
-        self._attempt = attempt
-        self._writer = writer
-        self._hasher = hasher
-        self._pending: list[bytes] = []
-        self._pending_size = 0
-        self._is_done = False
-        self._work = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
-
-    async def run(self, chunks: AsyncIterator[bytes]) -> _Unspooled | None:
-        """None when all is on disk; else what could not be written, with upstream still open at its place."""
-        writing = asyncio.create_task(self._write_all(), name=f"write {self._flight.key}")
-        try:
-            await self._read_all(chunks, writing)
-            self._is_done = True
-            self._work.set()
-            rest = await writing
-            if rest is not None:
-                rest.buffers.extend(self._pending)  # what came in after the write had failed
-            return rest
-        except BaseException:
-            # A write that is under way in the thread can't be stopped: wait for it, the writer is closed after us.
-            self._is_done = True
-            self._pending.clear()
-            self._work.set()
-            await asyncio.shield(asyncio.wait([writing]))
-            raise
-
-    async def _read_all(self, chunks: AsyncIterator[bytes], writing: asyncio.Task[_Unspooled | None]) -> None:
-        remote = self._attempt.remote
-        async for chunk in chunks:
-            metrics.upstream_bytes(remote, len(chunk))
-            self._pending.append(chunk)
-            self._pending_size += len(chunk)
-            self._work.set()
-            if self._pending_size >= self._intake.pending_size:
-                self._room.clear()
-                await self._room.wait()
-            if writing.done():
-                return
-
-    async def _write_all(self) -> _Unspooled | None:
-        while True:
-            if not self._pending:
-                if self._is_done:
-                    return None
-                self._work.clear()
-                await self._work.wait()
-                continue
-            buffers, self._pending, self._pending_size = self._pending, [], 0
-            self._room.set()
-            before = self._writer.written
-            try:
-                await self._intake.write(self._writer, self._hasher, buffers)
-            except StorageError as error:
-                metrics.storage_write_error("write")
-                return self._unspooled(error, before, buffers)
-            finally:
-                self._room.set()
-            self._attempt.last_read = min(len(buffers[-1]), HOLD_BACK_SIZE)
-            self._attempt.arrived = self._writer.written
-            self._flight.changed()
-
-    def _unspooled(self, error: StorageError, before: int, buffers: list[bytes]) -> _Unspooled:
-        """Some of the buffers may be on disk, none of them is hashed: all of them go to the window."""
-        rest, self._pending = buffers + self._pending, []
-        return _Unspooled(error, before, rest)
-
-
-async def _bounded(fetched: Fetched, size: int | None) -> AsyncIterator[bytes]:
+async def _bounded(load: Load) -> AsyncIterator[bytes]:
     """The body's chunks, cut off as wrong when they exceed the expected size."""
-    arrived = 0
-    async for chunk in fetched.response.chunks():
-        arrived += len(chunk)
-        if size is not None and arrived > size:
-            raise WrongSize(f"size mismatch: more than {size} bytes")
+    attempt, transfer = load.attempt, load.transfer
+    async for chunk in load.chunks():
+        remote = transfer.source.remote
+        attempt.remote, attempt.keep = remote.name, attempt.keep and remote.keeps
+        if attempt.size is not None and transfer.offset > attempt.size:
+            raise WrongSize(f"size mismatch: more than {attempt.size} bytes")
         yield chunk
+
+
+def _terms(
+    flight: Flight,
+    course: Course,
+    attempt: Attempt,
+    hasher: MarkedHasher,
+    source: Source,
+    if_range: str,
+    buffered: list[bytes],
+) -> Terms:
+    """What an attempt's transfer keeps to."""
+    plan = flight.plan
+
+    async def held(offset: int) -> Hasher | None:
+        # What is passed on is written and hashed in a thread; when the disk is full it waits until more comes.
+        passed = offset - sum(map(len, buffered))
+        while attempt.arrived < passed and not attempt.is_unspooled:
+            await flight.signal.wait()
+        if attempt.arrived != passed:
+            return None
+        running = hasher.running.copy()
+        for piece in buffered:
+            running.update(piece)
+        return running
+
+    return Terms(
+        sources=[source] if course.is_alone else plan.sources,
+        digest=plan.digest,
+        deadline_seconds=plan.resume_deadline_seconds,
+        first_byte_deadline_seconds=plan.first_byte_deadline_seconds,
+        if_range=if_range,
+        size=attempt.size,
+        held=held,
+    )
 
 
 def _fact(text: str) -> str:
@@ -442,8 +443,8 @@ def _check_answer(plan: Plan, fetched: Fetched) -> None:
         raise WrongSize(f"size mismatch: {response.size} bytes instead of {plan.size}")
 
 
-def _check_whole(plan: Plan, attempt: Attempt, hasher: Hasher) -> None:
+def _check_whole(plan: Plan, attempt: Attempt, hasher: MarkedHasher) -> None:
     if attempt.size is not None and attempt.arrived != attempt.size:
         raise WrongSize(f"size mismatch: {attempt.arrived} bytes instead of {attempt.size}")
-    if plan.digest is not None and not plan.digest.matches(hasher):
+    if plan.digest is not None and not plan.digest.matches(hasher.running):
         raise WrongBytes(f"digest mismatch on {plan.digest}")

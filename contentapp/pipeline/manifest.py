@@ -29,10 +29,10 @@ from contentapp.core.records import Distribution, Kind, Member, Source, Tag
 from contentapp.metrics import metrics
 from contentapp.pipeline.collapse import Collapse
 from contentapp.pipeline.fetch import Fetched, Fetcher, HeadRefused, Refusal, Refusals, refusal_of
-from contentapp.pipeline.intake import WrongBytes
 from contentapp.pipeline.lookup import Lookup, now
 from contentapp.pipeline.route import Route
 from contentapp.pipeline.store import Store
+from contentapp.pipeline.wrong import WrongBytes
 from contentapp.plugins import container, container_manifest
 from contentapp.plugins.base import ContentPath
 from contentapp.upstream.base import UpstreamRequest, UpstreamResponse

@@ -107,6 +107,8 @@ class Attempt:
     remote: str = ""
     head: Head = field(default_factory=Head)
     reader: ArtifactReader | None = None
+    is_proven: bool = False  # what has arrived was held against proven chunk digests
+    is_unspooled: bool = False  # the disk is full: what comes from now on goes to the window
     spool_end: int | None = None  # where the spool ends and the window begins; None: all is in the spool
     window: Window[Hasher] | None = None
     started: float = 0.0  # loop.time()

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import structlog
 
@@ -21,9 +22,12 @@ from contentapp.core.errors import (
     UpstreamProtocolError,
 )
 from contentapp.core.records import Distribution, FileEntry, Kind, ListedFile, Member, Policy, Remote, Source
+from contentapp.pipeline.chunked import KnownChunks
+from contentapp.pipeline.chunklists import SUFFIX, ChunkLists
 from contentapp.pipeline.collapse import Collapse
 from contentapp.pipeline.fetch import Fetched, Fetcher, HeadRefused, Refusals, refusal_of
 from contentapp.pipeline.flight import Plan
+from contentapp.pipeline.learn import Learner
 from contentapp.pipeline.listing import Listings
 from contentapp.pipeline.lookup import Lookup, now
 from contentapp.pipeline.route import Route
@@ -102,10 +106,14 @@ class Resolver:
         *,
         members: Collapse[Member],
         contents: Collapse[Content],
+        chunk_lists: ChunkLists,
+        learner: Learner,
     ) -> None:
         """`members`, `contents`: what makes one HEAD of many devices' (P4)."""
         self._members = members
         self._contents = contents
+        self._chunk_lists = chunk_lists
+        self._learner = learner
         self._fetcher = fetcher
         self._lookup = lookup
         self._listings = listings
@@ -281,6 +289,7 @@ class Resolver:
         digest = content.digest if content.is_digested else None
         return Plan(
             key=content.key,
+            path=device_path(content),
             sources=content.sources,
             digest=digest,
             size=content.size if content.is_digested else None,
@@ -289,8 +298,10 @@ class Resolver:
             record=lambda received: self._record(content, received),
             revalidate=self._revalidate(content),
             find_modified=self._find_modified(digest),
+            find_chunks=self._find_chunks(content),
             must_exist=content.must_exist,
             first_byte_deadline_seconds=settings.first_byte_deadline_seconds,
+            resume_deadline_seconds=settings.resume_deadline_seconds,
             is_html_allowed=content.is_html_allowed,
         )
 
@@ -309,6 +320,21 @@ class Resolver:
                 return False
 
         return is_stored
+
+    def _find_chunks(self, content: Content) -> Callable[[], Awaitable[KnownChunks | None]]:
+        async def find_chunks() -> KnownChunks | None:
+            if content.digest is None or not content.is_digested:
+                return None
+            if content.wanted is not Wanted.FILE or content.size is None:
+                return await self._chunk_lists.of_digest(content.digest, content.size)
+            distribution, expected = (
+                content.distribution,
+                ListedFile(path=content.path, digest=content.digest, size=content.size),
+            )
+            listed, remotes = await self._listed(distribution, content.path + SUFFIX)
+            return await self._chunk_lists.of_file(distribution, content.path, expected, listed, remotes)
+
+        return find_chunks
 
     def _find_modified(self, digest: Digest | None) -> Callable[[], Awaitable[datetime | None]]:
         async def find_modified() -> datetime | None:
@@ -349,6 +375,7 @@ class Resolver:
             await self._store.record(
                 received.digest, received.size, flight=received.flight, modified_at=received.head.modified
             )
+            self._learner.stored(received.digest, received.size)
         if received.is_stored and not content.is_digested:
             await self._record_file(content, received, now())
 
@@ -369,6 +396,14 @@ class Resolver:
             modified_at=known.modified_at if known is not None and is_same else received.head.modified or at,
         )
         await self._lookup.record_file(content.distribution.id, entry, replaces=0 if known is None else known.revision)
+
+
+def device_path(content: Content) -> str:
+    """The path by which a device asks for a blob or a file, percent-encoded."""
+    base_path = content.distribution.base_path
+    if content.wanted is Wanted.BLOB:
+        return f"/v2/{base_path}/{content.name}/blobs/{content.digest}"
+    return f"/pulp/content/{base_path}/{quote(content.path, safe='/')}"
 
 
 def _is_same(entry: FileEntry, fetched: Fetched) -> bool:

@@ -10,14 +10,17 @@ HOLD_BACK_SIZE = 64 * KIB
 """The tail of every streamed body that waits for the verdict."""
 
 
-def releasable(attempt: Attempt, end: int | None, *, is_strict: bool = False) -> int:
+def releasable(attempt: Attempt, end: int | None, *, is_strict: bool = False, is_part: bool = False) -> int:
     """How far (absolute offset) the bytes of an attempt may go to a device that wants them up to `end` (None: all).
 
     Verified: to the end. Before: everything that has arrived, but for the last HOLD_BACK_SIZE bytes of the whole if the
     device wants the last byte. If the size is unknown: but for the last read, and, where the device was promised an end
-    all the same, but for the last HOLD_BACK_SIZE bytes before it. Strict: nothing.
+    all the same, but for the last HOLD_BACK_SIZE bytes before it. Strict: nothing. Of a part, all that has been held
+    against proven chunk digests.
     """
     if attempt.state is FlightState.VERIFIED:
+        return attempt.arrived
+    if is_part and attempt.is_proven and attempt.state is FlightState.RUNNING:
         return attempt.arrived
     if is_strict or attempt.state is not FlightState.RUNNING:
         return 0

@@ -53,6 +53,7 @@ async def _listen(config: Config, services: AdminServices, listening: socket.soc
         storage=shared.storage,
         coordination=shared.coordination,
         catalog=shared.admin,
+        content=shared.catalog,
         upkeep=shared.upkeep,
         tasks=services.tasks,
         readiness=services.readiness,

@@ -19,4 +19,4 @@ async def prepare(config: Config) -> None:
             if change.action != "unchanged":
                 log.info("resource", action=change.action, kind=change.kind, name=change.name, fields=change.fields)
         await shared.storage.set_stored(await shared.upkeep.stored_size())
-        await shared.storage.remove_stale_partials()
+        await shared.storage.remove_stale_partials(config.engine.partial_max_age_seconds)

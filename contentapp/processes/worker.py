@@ -12,7 +12,6 @@ from typing import Any
 import structlog
 
 from contentapp.config import Config
-from contentapp.core.errors import StorageError
 from contentapp.processes.memory import keep_freed_memory
 from contentapp.server.certificate import Certificate
 from contentapp.server.content import ContentServer
@@ -33,7 +32,6 @@ async def serve_content(config: Config, listening: socket.socket) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     async with open_content(config) as services, _background(config, services) as certificate:
-        await _remove_partials(services)
         content = ContentServer(services.delivery, services.readiness, config.engine).server()
         server = await loop.create_server(
             content,
@@ -60,6 +58,8 @@ async def _background(config: Config, services: ContentServices) -> AsyncIterato
     tasks = [
         _start(services.router.follow_changes(RELOAD_SECONDS), "distributions"),
         _start(_flush_uses(services), "uses"),
+        _start(services.leftovers.run(), "leftovers"),
+        _start(services.learner.run(), "learner"),
     ]
     if certificate is not None:
         tasks.append(_start(certificate.follow_changes(), "certificate"))
@@ -74,14 +74,6 @@ async def _background(config: Config, services: ContentServices) -> AsyncIterato
 
 def _start(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
     return asyncio.create_task(coroutine, name=name)
-
-
-async def _remove_partials(services: ContentServices) -> None:
-    """What a worker that died was writing would take its space until the next tidying up."""
-    try:
-        await services.shared.storage.remove_stale_partials()
-    except StorageError as error:
-        log.warning("partials not removed", error=str(error))
 
 
 async def _flush_uses(services: ContentServices) -> None:

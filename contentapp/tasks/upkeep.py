@@ -10,6 +10,7 @@ import structlog
 
 from contentapp.catalog.base import UpkeepCatalog
 from contentapp.core.errors import ContentAppError
+from contentapp.core.settings import DAY
 from contentapp.storage.base import Storage
 from contentapp.tasks.evict import Eviction
 from contentapp.tasks.scrub import Scrub
@@ -38,6 +39,7 @@ class Upkeep:
         verifier: Verifier,
         scrub: Scrub,
         *,
+        partial_max_age_seconds: float = DAY,
         recount_seconds: float = RECOUNT_SECONDS,
     ) -> None:
         self._storage = storage
@@ -45,6 +47,7 @@ class Upkeep:
         self._eviction = eviction
         self._verifier = verifier
         self._scrub = scrub
+        self._partial_max_age_seconds = partial_max_age_seconds
         self._recount_seconds = recount_seconds
         self._wanted = 0
         self._space = asyncio.Event()
@@ -70,8 +73,8 @@ class Upkeep:
         return await self._verifier.adopt()
 
     async def remove_partials(self) -> int:
-        """Remove what dead processes were writing; how many."""
-        return await self._storage.remove_stale_partials()
+        """Remove what dead processes were writing and nobody can or will go on with; how many."""
+        return await self._storage.remove_stale_partials(self._partial_max_age_seconds)
 
     async def sweep(self) -> int:
         """Remove rows of the catalog that nothing can reach any more; how many."""

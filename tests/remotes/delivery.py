@@ -48,8 +48,8 @@ def selected_range(answer: Answer, headers: CIMultiDictProxy[str]) -> tuple[int,
 
 
 def range_is_current(answer: Answer, headers: CIMultiDictProxy[str]) -> bool:
-    """Whether If-Range, if sent, names the validator of what is here now."""
-    validator = headers.get("If-Range")
+    """Whether If-Range, if sent and looked at, names the validator of what is here now."""
+    validator = headers.get("If-Range") if answer.honours_if_range else None
     return validator is None or validator in (answer.headers.get("ETag"), answer.headers.get("Last-Modified"))
 
 
@@ -64,6 +64,7 @@ def apply_range(answer: Answer, headers: CIMultiDictProxy[str]) -> tuple[int, in
         answer.headers["Content-Range"] = f"bytes */{start}"
         return 0, 0
     answer.status = 206
+    end = end if answer.portion is None else min(end, start + answer.portion)
     total = answer.range_total if answer.range_total is not None else str(answer.content.size)
     answer.headers["Content-Range"] = f"bytes {start + answer.range_shift}-{end - 1 + answer.range_shift}/{total}"
     return start, end
@@ -95,6 +96,8 @@ class Delivery:
     async def send_head(self) -> web.StreamResponse:
         response = web.StreamResponse(status=self.answer.status, reason=self.answer.reason)
         response.headers.update(CIMultiDict(self.answer.headers))
+        if not self.answer.keeps_alive:
+            response.force_close()
         if self.answer.is_sized:
             response.content_length = self.end - self.start
         await response.prepare(self.request)

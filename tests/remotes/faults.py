@@ -51,7 +51,9 @@ class Answer:
 
     gates: (bytes of this body sent, gate); -1 is before the head. rate: bytes a second. surplus: bytes sent behind the
     announced end. is_sized: whether Content-Length is sent (else chunked). cut_at: the connection ends after so many
-    bytes of this body, with RST if `is_reset`, else FIN; -1 is before the head.
+    bytes of this body, with RST if `is_reset`, else FIN; -1 is before the head. honours_if_range: else a range is
+    given whatever If-Range says. portion: most bytes of a range that one answer gives. keeps_alive: whether the
+    connection may be used again.
     """
 
     path: str
@@ -60,6 +62,9 @@ class Answer:
     headers: CIMultiDict[str] = field(default_factory=CIMultiDict)
     content: Content = field(default_factory=lambda: Stored(b""))
     honours_range: bool = False
+    honours_if_range: bool = True
+    portion: int | None = None
+    keeps_alive: bool = True
     range_shift: int = 0
     range_total: str | None = None
     delay: float = 0.0
@@ -196,6 +201,24 @@ class IgnoreRange:
 
     def change(self, answer: Answer) -> None:
         answer.honours_range = False
+
+
+@dataclass(frozen=True)
+class IgnoreIfRange:
+    """A range is given although If-Range names what was here before."""
+
+    def change(self, answer: Answer) -> None:
+        answer.honours_if_range = False
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A range is answered with its first `size` bytes only, and says so, as RFC 9110 (15.3.7) allows."""
+
+    size: int
+
+    def change(self, answer: Answer) -> None:
+        answer.portion = self.size
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,10 @@ from tests.remotes.faults import (
     Flip,
     Gzip,
     Headers,
+    IgnoreIfRange,
     IgnoreRange,
     LoginPage,
+    Portion,
     Redirect,
     Replace,
     Shorten,
@@ -88,6 +90,14 @@ async def test_serves_whole_and_ranges(remote: FileRemote, client: aiohttp.Clien
     assert (answer.status, answer.headers["Content-Range"]) == (416, f"bytes */{SIZE}")
     assert [exchange.sent for exchange in remote.requests] == [SIZE, 10, 101, 1, 5, 0]
     assert all(exchange.is_complete for exchange in remote.requests)
+    assert remote.asked_ranges("/a") == [
+        None,
+        "bytes=0-9",
+        "bytes=131000-131100",
+        "bytes=299999-",
+        "bytes=-5",
+        "bytes=300000-",
+    ]
 
 
 async def test_conditions(remote: FileRemote, client: aiohttp.ClientSession) -> None:
@@ -231,6 +241,23 @@ async def test_range_faults(remote: FileRemote, client: aiohttp.ClientSession) -
     ]
 
 
+async def test_range_of_something_else(remote: FileRemote, client: aiohttp.ClientSession) -> None:
+    asked = {"Range": "bytes=10-19", "If-Range": '"before"'}
+    remote.script("/a", IgnoreIfRange(), times=1)
+    answer, body = await get(client, f"{remote.url}/a", **asked)
+    assert (answer.status, body) == (206, BODY[10:20])
+    assert (await get(client, f"{remote.url}/a", **asked))[0].status == 200
+
+
+async def test_portion_of_a_range(remote: FileRemote, client: aiohttp.ClientSession) -> None:
+    remote.script("/a", Portion(4))
+    answer, body = await get(client, f"{remote.url}/a", Range="bytes=10-")
+    assert (answer.status, body, answer.headers["Content-Range"]) == (206, BODY[10:14], f"bytes 10-13/{SIZE}")
+    answer, body = await get(client, f"{remote.url}/a", Range="bytes=10-11")
+    assert (body, answer.headers["Content-Range"]) == (BODY[10:12], f"bytes 10-11/{SIZE}")
+    assert (await get(client, f"{remote.url}/a"))[1] == BODY
+
+
 async def test_gzip_and_login_page(remote: FileRemote, client: aiohttp.ClientSession) -> None:
     remote.script("/a", Gzip(), times=1)
     remote.script("/a", LoginPage(), times=1)
@@ -292,6 +319,16 @@ async def test_rules_take_turns(remote: FileRemote, client: aiohttp.ClientSessio
         assert answer.status == 503
     assert (await get(client, f"{remote.url}/a", Range="bytes=0-1"))[0].status == 504
     assert (remote.count("/a"), remote.count("/a", method="HEAD"), remote.count("/b")) == (6, 1, 0)
+
+
+@pytest.mark.parametrize("keeps_alive", [True, False])
+async def test_keeps_connections_alive_or_not(
+    remote: FileRemote, client: aiohttp.ClientSession, keeps_alive: bool
+) -> None:
+    remote.keeps_alive = keeps_alive
+    answer, body = await get(client, f"{remote.url}/a")
+    assert body == BODY
+    assert (answer.headers.get("Connection") == "close") is not keeps_alive
 
 
 async def test_seen_waits_for_requests(remote: FileRemote, client: aiohttp.ClientSession) -> None:

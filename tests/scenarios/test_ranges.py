@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tests.proxy import Proxy, pull_through
 from tests.remotes.content import Synthetic, digest_of, read_all
-from tests.remotes.faults import Cut, Flip, Gate, IgnoreRange, Stall, Status, Unsized, changed_etag
+from tests.remotes.faults import Cut, Drop, Flip, Gate, IgnoreRange, Stall, Status, Unsized, changed_etag
 from tests.remotes.files import FileRemote, etag_of
 from tests.remotes.images import Image, make_image
 from tests.remotes.registry import RegistryRemote
@@ -77,7 +77,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         far = {"range_wait_size": "256KiB"}
         async with staged(
             tmp_path_factory.mktemp("ranges"),
-            pull_through("container", "reg", names, remote=PATIENT),
+            pull_through("container", "reg", names, remote=PATIENT, distribution={"resume_deadline_seconds": 0.2}),
             pull_through("container", "far", names, remote=PATIENT, distribution=far),
             pull_through("container", "strict", names, remote=PATIENT, distribution={**far, "cold_range": "strict"}),
             pull_through("container", "flow", {"s": registry.url}, remote={**PATIENT, "policy": "streamed"}),
@@ -305,7 +305,8 @@ async def test_cold_range_with_the_last_byte_of_wrong_bytes_is_cut(world: World)
 async def test_cold_range_is_reset_when_the_flight_fails(world: World) -> None:
     content = fresh(LARGE_SIZE)
     url, gate = world.blob(content), Gate()
-    world.registry.script(f"*/{digest_of(content)}", Stall(MIB, gate), Cut(MIB), method="GET")
+    world.registry.script(f"*/{digest_of(content)}", Stall(MIB, gate), Cut(MIB), method="GET", times=1)
+    world.registry.script(f"*/{digest_of(content)}", Drop(), method="GET")
     async with asking(url, headers={"Range": "bytes=0-2000000"}) as response:
         assert response.status == 206
         await response.content.readexactly(MIB)

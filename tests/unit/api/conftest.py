@@ -76,6 +76,7 @@ async def admin(tmp_path: Path) -> AsyncIterator[Admin]:
             storage=shared.storage,
             coordination=shared.coordination,
             catalog=shared.admin,
+            content=shared.catalog,
             upkeep=shared.upkeep,
             tasks=services.tasks,
             readiness=services.readiness,

@@ -1,16 +1,14 @@
-"""``status/``, ``transfers/``, ``tasks/``, ``repair/``, ``orphans/cleanup/``, ``/metrics``."""
+"""``status/``, ``tasks/``, ``repair/``, ``orphans/cleanup/``, ``/metrics``."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from datetime import datetime
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from contentapp import __version__
-from contentapp.coordination.base import FlightProgress, FlightState, Following
 from contentapp.core.cooldown import ScopeKind
 from contentapp.core.digest import Digest
 from contentapp.core.records import ArtifactRecord
@@ -51,39 +49,6 @@ async def test_status_names_nobody(admin: Admin) -> None:
     await admin.cool(ScopeKind.HOST, "internal.example:443", remote="internal")
     _, _, answer = await admin.ask("GET", f"{ROOT}status/")
     assert "internal" not in str(answer)
-
-
-async def test_transfers(admin: Admin) -> None:
-    coordination = admin.services.shared.coordination
-    lease = await coordination.lease("blob sha256:00")
-    assert not isinstance(lease, Following)
-    started = time.time() - 10
-    progress = FlightProgress(
-        key=lease.key, attempt="a1", state=FlightState.RUNNING, size=100, arrived=40, remote="quay", started_at=started
-    )
-    lease.publish(progress)
-    status, answer = await admin.call("GET", "transfers/")
-    (found,) = answer["results"]
-    assert 10 <= found.pop("age") < 60
-    assert found.pop("started_at").endswith("Z")
-    assert (status, found) == (
-        200,
-        {
-            "key": "blob sha256:00",
-            "attempt": "a1",
-            "state": "running",
-            "size": 100,
-            "arrived": 40,
-            "remote": "quay",
-            "followers": 0,
-            "keep": True,
-            "windowed": False,
-        },
-    )
-    for query, count in (("remote=quay", 1), ("remote=ghcr", 0), ("state=running", 1), ("state=failed", 0)):
-        assert (await admin.call("GET", f"transfers/?{query}"))[1]["count"] == count
-    await lease.release()
-    assert (await admin.call("GET", "transfers/"))[1]["count"] == 0
 
 
 async def test_repair_becomes_a_task(admin: Admin) -> None:

@@ -83,22 +83,96 @@ def test_cooldown_clear(
     assert json.loads(ran.output) == {"cleared": 2}
 
 
-def test_transfer_list(run: Run, server: AdminServer, tmp_path: Path) -> None:
-    transfer = {
-        "key": "blob x",
-        "remote": "quay",
-        "state": "running",
-        "arrived": 1 << 20,
-        "size": None,
-        "age": 3.2,
-        "followers": 4,
-        "keep": True,
-        "windowed": False,
-    }
-    server.script(f"GET {ROOT}transfers/?limit=1000", page(transfer, {**transfer, "windowed": True}))
-    output = run("transfer", "list", "--config", server.config(tmp_path)).output
-    for text in ("blob x", "quay", "running", "1.0 MiB", "?", "3 s", "4", "yes", "in memory"):
-        assert text in output
+TRANSFER = {
+    "key": "sha256:00ab",
+    "remote": "quay",
+    "state": "running",
+    "arrived": 1 << 20,
+    "size": None,
+    "age": 3.2,
+    "followers": 4,
+    "keep": True,
+    "windowed": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({}, ("sha256:00ab", "quay", "running", "1.0 MiB", "?", "3 s", "4", "yes")),
+        ({"keep": False}, ("no",)),
+        ({"windowed": True}, ("in memory",)),
+        ({"state": "suspended", "remote": None, "size": 3 << 20}, ("suspended", "?", "3.0 MiB", "yes")),
+    ],
+)
+def test_transfer_list(
+    run: Run, server: AdminServer, tmp_path: Path, changes: dict[str, Any], shown: tuple[str, ...]
+) -> None:
+    transfer = {**TRANSFER, **changes}
+    server.script(f"GET {ROOT}transfers/?limit=1000", page(transfer))
+    config = server.config(tmp_path)
+    cells = [cell.strip() for cell in run("transfer", "list", "--config", config).output.split("\u2502")]
+    assert set(shown) <= set(cells)
+    assert json.loads(run("transfer", "list", "--config", config, "--format", "json").output) == [transfer]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keys"),
+    [
+        (["sha256:00ab"], ["sha256:00ab"]),
+        (["sha256:01"], ["sha256:01cd"]),
+        (["sha256:00ab", "1/"], ["sha256:00ab", "1/a b"]),
+        (["sha256:00a", "sha256:00ab"], ["sha256:00ab"]),
+        (["sha256:01cd", "sha256:01"], ["sha256:01cd"]),
+    ],
+)
+def test_transfer_cancel(run: Run, server: AdminServer, tmp_path: Path, arguments: list[str], keys: list[str]) -> None:
+    known = [{**TRANSFER, "key": key} for key in ("sha256:00ab", "sha256:00ab", "sha256:01cd", "1/a b")]
+    server.script(f"GET {ROOT}transfers/?limit=1000", page(*known))
+    server.script(f"POST {ROOT}transfers/cancel/", (200, {"cancelled": 2}))
+    config, count = server.config(tmp_path), 2 * len(keys)
+    assert run("transfer", "cancel", *arguments, "--config", config).output == f"cancelled {count} transfers\n"
+    assert [json.loads(body) for _, _, _, body in server.asked[1:]] == [{"key": key} for key in keys]
+    ran = run("transfer", "cancel", *arguments, "--config", config, "--format", "json")
+    assert json.loads(ran.output) == {"cancelled": count}
+
+
+def test_a_whole_key_may_begin_another(run: Run, server: AdminServer, tmp_path: Path) -> None:
+    server.script(f"GET {ROOT}transfers/?limit=1000", page({**TRANSFER, "key": "1/a"}, {**TRANSFER, "key": "1/ab"}))
+    server.script(f"POST {ROOT}transfers/cancel/", (200, {"cancelled": 1}))
+    assert run("transfer", "cancel", "1/a", "--config", server.config(tmp_path)).output == "cancelled 1 transfer\n"
+    assert json.loads(server.asked[-1][3]) == {"key": "1/a"}
+
+
+@pytest.mark.parametrize(
+    ("known", "arguments", "message"),
+    [
+        (["1/a"], ["1/a", "2"], "no transfer has a key that begins with 2"),
+        ([], ["\x1b"], "no transfer has a key that begins with \ufffd"),
+        (["1/b", "1/a", "2/c"], ["2/c", "1/"], "2 transfers have a key that begins with 1/: 1/a, 1/b"),
+        (
+            [f"1/{number:02}\x1b" for number in range(12)],
+            ["1"],
+            "12 transfers have a key that begins with 1: "
+            + ", ".join(f"1/{number:02}\ufffd" for number in range(10))
+            + " and 2 more",
+        ),
+    ],
+)
+def test_a_wrong_key_cancels_nothing(
+    run: Run, server: AdminServer, tmp_path: Path, known: list[str], arguments: list[str], message: str
+) -> None:
+    server.script(f"GET {ROOT}transfers/?limit=1000", page(*({**TRANSFER, "key": key} for key in known)))
+    ran = run("transfer", "cancel", *arguments, "--config", server.config(tmp_path))
+    assert (ran.status, ran.output, ran.messages) == (1, "", f"error: {message}\n")
+    assert [method for method, *_ in server.asked] == ["GET"]
+
+
+def test_what_could_not_be_cancelled_is_told(run: Run, server: AdminServer, tmp_path: Path) -> None:
+    server.script(f"GET {ROOT}transfers/?limit=1000", page(TRANSFER))
+    server.script(f"POST {ROOT}transfers/cancel/", (504, {"detail": "it has not ended"}))
+    ran = run("transfer", "cancel", "sha256", "--config", server.config(tmp_path))
+    assert (ran.status, ran.output, ran.messages) == (1, "", "error: it has not ended\n")
 
 
 def test_status(run: Run, server: AdminServer, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ class Process:
 
         return Plan(
             key=key,
+            path="/path",
             sources=(),
             digest=None,
             size=None,
