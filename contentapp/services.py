@@ -19,6 +19,7 @@ from contentapp.coordination.local import LocalCoordination
 from contentapp.core.errors import ContentAppError, NoSpace
 from contentapp.core.records import Member
 from contentapp.pipeline.alone import Alone
+from contentapp.pipeline.chunked import ChunkMemory
 from contentapp.pipeline.chunklists import ChunkLists
 from contentapp.pipeline.collapse import Collapse
 from contentapp.pipeline.deliver import Delivery
@@ -161,11 +162,13 @@ async def open_content(config: Config) -> AsyncIterator[ContentServices]:
         contents: Collapse[Content] = Collapse(coordination)
         for each in (collapse, members, contents):
             stack.push_async_callback(each.close)
-        intake = Intake(fetcher, shared.storage, executor, engine)
+        chunk_memory = ChunkMemory()
+        intake = Intake(fetcher, shared.storage, executor, engine, chunk_memory)
         stack.push_async_callback(intake.close)
         flights = Flights(coordination, intake)
         stack.push_async_callback(flights.close)
         manifests = Manifests(fetcher, store, lookup, collapse)
+        chunk_lists = ChunkLists(fetcher, lookup)
         learner = Learner(shared.storage, lookup, engine.chunk_learning_rate)
         resolver = Resolver(
             fetcher,
@@ -174,16 +177,16 @@ async def open_content(config: Config) -> AsyncIterator[ContentServices]:
             store,
             members=members,
             contents=contents,
-            chunk_lists=ChunkLists(fetcher, lookup),
+            chunk_lists=chunk_lists,
             learner=learner,
         )
         delivery = Delivery(
             router=router,
             resolver=resolver,
-            documents=Documents(router, manifests, Discovery(fetcher), listings, lookup),
+            documents=Documents(router, manifests, Discovery(fetcher), listings, lookup, chunk_lists),
             store=store,
             flights=flights,
-            alone=Alone(fetcher, engine.range_requests),
+            alone=Alone(fetcher, engine.range_requests, chunk_memory),
             settings=engine,
         )
         await router.load()

@@ -18,6 +18,7 @@ from contentapp.core.conditional import parse_entity_tag
 from contentapp.core.digest import Digest, Hasher
 from contentapp.core.errors import ContentAppError, UpstreamError, UpstreamProtocolError
 from contentapp.metrics import metrics
+from contentapp.pipeline.chunked import Checked, ChunkMemory, KnownChunks, Repair
 from contentapp.pipeline.fetch import Fetched, Fetcher
 from contentapp.pipeline.flight import Flight, Plan
 from contentapp.pipeline.follow import BehindWindow, BodyBroken, hash_range
@@ -26,6 +27,7 @@ from contentapp.pipeline.progress import Attempt
 from contentapp.pipeline.respond import Device
 from contentapp.pipeline.resume import CannotGoOn, Changed, Terms, Transfer, resume_validator
 from contentapp.pipeline.verify import HOLD_BACK_SIZE
+from contentapp.pipeline.wrong import WrongChunk
 from contentapp.upstream.base import UpstreamRequest
 
 log = structlog.get_logger("contentapp.alone")
@@ -41,8 +43,9 @@ class RangeRefused(ContentAppError):
 class Alone:
     """Ranged requests for single devices, so many at a time."""
 
-    def __init__(self, fetcher: Fetcher, limit: int) -> None:
+    def __init__(self, fetcher: Fetcher, limit: int, memory: ChunkMemory) -> None:
         self._fetcher = fetcher
+        self._memory = memory
         self._slots = asyncio.Semaphore(limit)
 
     async def send_rest(self, flight: Flight, behind: BehindWindow, frame: Frame, device: Device) -> None:
@@ -88,13 +91,18 @@ class Alone:
         await part.end()
 
     async def send_range(self, flight: Flight, followed: Attempt, frame: Frame, size: int, device: Device) -> None:
-        """Send a range far ahead of a flight's attempt. With the last byte, its tail waits until the whole is verified
-        and
-        equal. RangeRefused when it has to come with the flight.
+        """Send a range far ahead of a flight's attempt. RangeRefused when it has to come with the flight.
+
+        With proven chunks it waits for nothing but those that it touches; else its tail, if it has the last byte, waits
+        until the whole is verified and equal.
         """
         if frame.end is None:
             raise BodyBroken("a range needs a size")
         plan = _alike(flight.plan, followed)
+        known = await plan.find_chunks()
+        if known is not None and known.is_proven and plan.digest is not None and known.fits(plan.digest, size):
+            await self._send_proven(plan, known, frame.start, frame.end, device)
+            return
         alike = followed if plan.digest is None else None
         hold_back = HOLD_BACK_SIZE if frame.end == size else 0
         hasher, tail = hashlib.sha256(), bytearray()
@@ -108,6 +116,16 @@ class Alone:
         if hold_back:
             await self._until_equal(flight, followed, frame.start, frame.end, hasher)
         await device.send_bytes(bytes(tail))
+
+    async def _send_proven(self, plan: Plan, known: KnownChunks, start: int, end: int, device: Device) -> None:
+        """Send a range out of the chunks that it touches, each once it is known to be right."""
+        chunks = known.chunks
+        position, stop = chunks.span(chunks.index_of(start)).start, chunks.span(chunks.index_of(end - 1)).end
+        async for piece in self._chunks(plan, position, stop, known=known):
+            wanted = piece[max(0, start - position) : max(0, end - position)]
+            position += len(piece)
+            if wanted:
+                await device.send_bytes(wanted)
 
     async def _until_equal(self, flight: Flight, followed: Attempt, start: int, end: int, hasher: Hasher) -> None:
         """Wait for the flight's verdict, and compare our bytes with its."""
@@ -138,12 +156,14 @@ class Alone:
         if_range: str = "",
         alike: Attempt | None = None,
         *,
+        known: KnownChunks | None = None,
         slot_seconds: float | None = SLOT_SECONDS,
     ) -> AsyncIterator[bytes]:
         """Bytes start <= i < end (None: all) from the first source that delivers exactly them; RangeRefused before the
         first.
 
-        alike: the source must still say the same of what it has as it did in this attempt. slot_seconds: how long to
+        alike: the source must still say the same of what it has as it did in this attempt. known: the list that whole
+        chunks are held against. slot_seconds: how long to
         wait for a slot; None: as long as the device does, for which there is no other way.
         """
         async with self._slot(slot_seconds), AsyncExitStack() as exchange:
@@ -163,10 +183,19 @@ class Alone:
                 start=start,
                 end=end,
             )
-            async for chunk in self._exactly(
-                Transfer.begun(self._fetcher, exchange, fetched, terms), plan, fetched, start, end
-            ):
+            transfer = Transfer.begun(self._fetcher, exchange, fetched, terms)
+            chunks = transfer.chunks() if known is None else self._checked(plan, transfer, known)
+            async for chunk in self._exactly(transfer, chunks, plan, fetched, start, end):
                 yield chunk
+
+    def _checked(self, plan: Plan, transfer: Transfer, known: KnownChunks) -> AsyncIterator[bytes]:
+        repair = Repair(
+            fetcher=self._fetcher,
+            sources=plan.sources,
+            digest=known.chunks.digest,
+            deadline_seconds=plan.resume_deadline_seconds,
+        )
+        return Checked(transfer, known, repair, self._memory, []).chunks()
 
     def _open(self, plan: Plan, start: int, end: int | None, if_range: str) -> AbstractAsyncContextManager[Fetched]:
         is_whole = start == 0 and (end is None or end == plan.size)
@@ -194,13 +223,19 @@ class Alone:
             self._slots.release()
 
     async def _exactly(
-        self, transfer: Transfer, plan: Plan, fetched: Fetched, start: int, end: int | None
+        self,
+        transfer: Transfer,
+        chunks: AsyncIterator[bytes],
+        plan: Plan,
+        fetched: Fetched,
+        start: int,
+        end: int | None,
     ) -> AsyncIterator[bytes]:
         response, left = fetched.response, 0 if end is None else end - start
         try:
             if plan.size is not None and response.size not in {None, plan.size}:
                 raise UpstreamProtocolError("a range of another size", host=response.host)
-            async for chunk in transfer.chunks():
+            async for chunk in chunks:
                 left -= len(chunk)
                 if left < 0 and end is not None:
                     raise UpstreamProtocolError("answered more than the range", host=response.host)
@@ -210,7 +245,7 @@ class Alone:
         except UpstreamError as error:
             await self._fetcher.failed(transfer.source, error)
             raise BodyBroken(str(error)) from error
-        except (CannotGoOn, Changed) as error:
+        except (CannotGoOn, Changed, WrongChunk) as error:
             raise BodyBroken(str(error)) from error
 
 

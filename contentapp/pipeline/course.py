@@ -27,6 +27,11 @@ class Course:
         return self._suspects[:1] or self._left
 
     @property
+    def suspects(self) -> list[str]:
+        """The URLs of all that contributed to a wrong whole, as long as one of them is still to be tried alone."""
+        return [source.url for source in self._mixed] if self._suspects else []
+
+    @property
     def is_alone(self) -> bool:
         """Whether the next attempt must not go over to another source."""
         return bool(self._suspects)
@@ -63,6 +68,10 @@ class Course:
         self._suspects = list(contributors)
         urls = {source.url for source in contributors}
         self._left = [source for source in self._left if source.url not in urls]
+
+    def cleared(self) -> None:
+        """The right bytes have come: nobody is suspected any more."""
+        self._suspects = []
 
     def convicted(self, source: Source) -> list[Source]:
         """Those whose bytes must have been wrong, now that this source's alone were right."""

@@ -21,6 +21,7 @@ from contentapp.core.httpdate import parse_http_date
 from contentapp.core.records import ArtifactRecord, Distribution
 from contentapp.core.settings import EngineSettings
 from contentapp.pipeline.alone import Alone, RangeRefused
+from contentapp.pipeline.chunklists import SUFFIX
 from contentapp.pipeline.document import Documents
 from contentapp.pipeline.fetch import Fetched
 from contentapp.pipeline.flight import Flight, Flights
@@ -82,10 +83,27 @@ class Delivery:
         route = self._router.route(request)
         served.distribution = route.distribution
         served.policy = str(route.distribution.remotes[0].policy) if route.distribution.remotes else "none"
-        if route.path.wanted in {Wanted.BLOB, Wanted.FILE}:
+        if route.path.wanted is Wanted.BLOB:
             await self._deliver_body(request, route, device, served)
+        elif route.path.wanted is Wanted.FILE:
+            await self._deliver_file(request, route, device, served)
         else:
             served.outcome = await self._documents.deliver(request, route, device)
+
+    async def _deliver_file(self, request: DeviceRequest, route: Route, device: Device, served: Served) -> None:
+        """A file as the remotes have it, or else the chunk list that is known of the file it is named after."""
+        try:
+            await self._deliver_body(request, route, device, served)
+        except (ContentNotFound, ContentUnavailable):
+            if device.has_begun or not await self._deliver_chunk_list(request, route, device):
+                raise
+            served.outcome = "hit"
+
+    async def _deliver_chunk_list(self, request: DeviceRequest, route: Route, device: Device) -> bool:
+        if not route.name.endswith(SUFFIX):
+            return False
+        of_file = replace(route, name=route.name.removesuffix(SUFFIX))
+        return await self._documents.send_chunk_list(request, device, await self._resolver.resolve(of_file))
 
     async def _deliver_body(self, request: DeviceRequest, route: Route, device: Device, served: Served) -> None:
         """A blob or file: from the storage, or from a flight, or first one and then the other."""

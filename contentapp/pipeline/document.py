@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contentapp.core.chunks import dump_chunk_list
 from contentapp.core.conditional import content_tag, names_content
+from contentapp.core.digest import Digest
 from contentapp.core.errors import ContentNotFound
 from contentapp.core.records import Distribution, FileEntry, ListedFile
+from contentapp.pipeline.chunklists import ChunkLists
 from contentapp.pipeline.discovery import Discovery
 from contentapp.pipeline.frame import Representation, frame
 from contentapp.pipeline.listing import Listings
 from contentapp.pipeline.lookup import Lookup, now
 from contentapp.pipeline.manifest import ManifestBody, Manifests
 from contentapp.pipeline.request import DeviceRequest
+from contentapp.pipeline.resolve import Content
 from contentapp.pipeline.respond import Device
 from contentapp.pipeline.route import CONTENT_ROOT, REGISTRY_ROOT, Route, Router
 from contentapp.plugins import folder
@@ -30,13 +34,20 @@ class Documents:
     """Makes and sends documents."""
 
     def __init__(
-        self, router: Router, manifests: Manifests, discovery: Discovery, listings: Listings, lookup: Lookup
+        self,
+        router: Router,
+        manifests: Manifests,
+        discovery: Discovery,
+        listings: Listings,
+        lookup: Lookup,
+        chunk_lists: ChunkLists,
     ) -> None:
         self._router = router
         self._manifests = manifests
         self._discovery = discovery
         self._listings = listings
         self._lookup = lookup
+        self._chunk_lists = chunk_lists
 
     def answers(self, request: DeviceRequest, device: Device) -> bool:
         """Answer what belongs to no distribution: the ping, and the list of distributions. Whether it was that."""
@@ -69,6 +80,30 @@ class Documents:
             headers["OCI-Filters-Applied"] = "artifactType"
         device.send_document(200, headers, listed.body)
         return "miss"
+
+    async def send_chunk_list(self, request: DeviceRequest, device: Device, content: Content) -> bool:
+        """Answer with the proven list of a content's chunk digests; False if there is none."""
+        chunks = None if content.digest is None else await self._chunk_lists.known(content.digest)
+        if chunks is None:
+            return False
+        body = dump_chunk_list(chunks)
+        digest = Digest.of(body)
+        answer = frame(
+            request,
+            Representation(
+                media_type="application/json",
+                size=len(body),
+                digest=digest,
+                etag=content_tag(digest),
+                is_current=lambda opaque: names_content(opaque, digest, lambda _: False),
+                is_verified=True,
+                is_private=content.is_private,
+            ),
+            now(),
+        )
+        sent = body[answer.start : answer.end] if answer.status in {200, 206} else b""
+        device.send_document(answer.status, answer.headers, sent)
+        return True
 
     async def _manifest(self, request: DeviceRequest, route: Route, device: Device) -> str:
         manifest = await self._manifests.get(route)

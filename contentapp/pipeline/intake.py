@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from cachetools import LRUCache
 
 from contentapp.coordination.base import FlightState
 from contentapp.core.digest import Digest, Hasher
@@ -59,6 +60,9 @@ PENDING_OF_ALL = 64 * MIB
 
 LEAST_PENDING_SIZE = 256 * 1024
 
+SUSPICIONS = 10_000
+"""Contents of which it is remembered that several answers made a wrong whole, when their flight has ended."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
@@ -75,16 +79,25 @@ class Received:
 class Intake:
     """Takes bodies in for flights."""
 
-    def __init__(self, fetcher: Fetcher, storage: Storage, executor: Executor, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        storage: Storage,
+        executor: Executor,
+        settings: EngineSettings,
+        memory: ChunkMemory | None = None,
+    ) -> None:
         self._fetcher = fetcher
         self._storage = storage
         self._spooling = 0
         self._windows = Windows(settings.window_size)
         self._blame = Blame(fetcher)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._chunk_memory = ChunkMemory()
+        self._suspects: LRUCache[str, tuple[str, ...]] = LRUCache(SUSPICIONS)
+        self._chunk_memory = memory or ChunkMemory()
         self._means = Means(
             executor=executor,
+            windows=self._windows,
             pending_size=lambda: self.pending_size,
             spawn=self._spawn,
             progress_seconds=settings.progress_interval_seconds,
@@ -102,8 +115,18 @@ class Intake:
 
     async def run(self, flight: Flight) -> None:
         """Attempts until one is verified; raises the error for those who still wait when no source is left."""
-        plan, course, refusals = flight.plan, Course(flight.plan.sources), Refusals()
-        if await self._resume(flight, course, refusals):
+        plan, course = flight.plan, Course(flight.plan.sources)
+        suspects = self._suspects.pop(flight.key, ())
+        course.mixed([source for source in plan.sources if source.url in suspects])
+        try:
+            await self._run(flight, course)
+        finally:
+            if course.suspects:
+                self._suspects[flight.key] = tuple(course.suspects)
+
+    async def _run(self, flight: Flight, course: Course) -> None:
+        plan, refusals = flight.plan, Refusals()
+        if not course.is_alone and await self._resume(flight, course, refusals):
             return
         while True:
             async with AsyncExitStack() as exchange:
@@ -282,6 +305,7 @@ class Intake:
         for source in course.convicted(began):
             if plan.digest is not None:
                 await self._fetcher.wrong_bytes(source, plan.digest, f"digest mismatch on {plan.digest}")
+        course.cleared()
         await self._finish(load)
         return None
 
@@ -291,15 +315,10 @@ class Intake:
         if load.writer is not None:
             self._spooling += 1
             try:
-                rest = await Spooling(self._means, load, load.writer).run(chunks)
+                await Spooling(self._means, load, load.writer).run(chunks)
             finally:
                 self._spooling -= 1
-            if rest is None:
-                return
-            load.attempt.arrived = rest.arrived
-            self._windows.degrade(load.attempt, load.hasher, rest.error)
-            for buffer in rest.buffers:
-                await self._windows.pass_on(load, buffer)
+            return
         async for chunk in chunks:
             await self._windows.pass_on(load, chunk)
 
@@ -404,7 +423,7 @@ def _terms(
     plan = flight.plan
 
     async def held(offset: int) -> Hasher | None:
-        # What is passed on is written and hashed in a thread; when the disk is full it waits until more comes.
+        # What is passed on is written and hashed in a thread, unless that has failed.
         passed = offset - sum(map(len, buffered))
         while attempt.arrived < passed and not attempt.is_unspooled:
             await flight.signal.wait()

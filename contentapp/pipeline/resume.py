@@ -8,7 +8,6 @@ it still has the same bytes.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -119,6 +118,8 @@ class Transfer:
         self._received = 0  # from the present exchange
         self._moved_at = asyncio.get_running_loop().time()
         self._left: set[str] = set()
+        self._fruitless: set[str] = set()  # answered since the last new byte, but brought none
+        self._rounds = 0  # through all sources since then
 
     @classmethod
     def begun(cls, fetcher: Fetcher, exchange: AsyncExitStack, fetched: Fetched, terms: Terms) -> Transfer:
@@ -149,6 +150,9 @@ class Transfer:
                 host = "" if self._fetched is None else self._fetched.response.host
                 error = TransferInterrupted(f"{host}: ended at {self.offset}", host=host)
             except UpstreamError as failure:
+                if self._has_all and self._terms.digest is not None:
+                    self._contributed()  # only the end is missing, and the digest tells whether it is one
+                    return
                 error = failure
             await self._go_on(error)
 
@@ -167,6 +171,8 @@ class Transfer:
         self.offset += count
         self._received += count
         self._moved_at = asyncio.get_running_loop().time()
+        self._fruitless.clear()
+        self._rounds = 0
         self._contributed()
 
     def contributed(self, fetched: Fetched) -> None:
@@ -191,21 +197,24 @@ class Transfer:
         log.warning("transfer broke off", remote=source.remote.name, offset=self.offset, error=str(error))
         if self._received < PROGRESS_SIZE:
             await self._fetcher.failed(source, error)
+        if not self._received:
+            self._fruitless.add(source.url)
         give_up_at = self._moved_at + self._terms.deadline_seconds
-        for tried in itertools.count():
-            refusals = Refusals([refusal_of(source, error)])
-            if await self._reopen(refusals, give_up_at):
-                metrics.resumed_transfer(self.source.remote.name)
-                if self.source is not source:
-                    metrics.failover(source.remote.name)
-                return
-            await self._wait(refusals, tried, give_up_at)
+        refusals = Refusals([refusal_of(source, error)])
+        while not await self._reopen(refusals, give_up_at):
+            await self._wait(refusals, give_up_at)
+            self._fruitless.clear()
+            refusals = Refusals(refusals.items[:1])
+        metrics.resumed_transfer(self.source.remote.name)
+        if self.source is not source:
+            metrics.failover(source.remote.name)
 
-    async def _wait(self, refusals: Refusals, tried: int, give_up_at: float) -> None:
+    async def _wait(self, refusals: Refusals, give_up_at: float) -> None:
         """Until it is worth asking again; CannotGoOn when it is not."""
-        later = [refusal for refusal in refusals.items[1:] if refusal.kind == "failed"]
+        later = [refusal for refusal in refusals.items[0 if self._fruitless else 1 :] if refusal.kind == "failed"]
         settings = self.source.remote.settings
-        longest = min(settings.retry_backoff_max_seconds, settings.retry_backoff_seconds * 2.0**tried)
+        longest = min(settings.retry_backoff_max_seconds, settings.retry_backoff_seconds * 2.0**self._rounds)
+        self._rounds += 1
         backoff = longest * random.random()  # noqa: S311 - spreads, protects nothing
         seconds = min((item.retry_after_seconds if item.is_cooling else backoff for item in later), default=None)
         if seconds is None or asyncio.get_running_loop().time() + seconds >= give_up_at:
@@ -254,9 +263,10 @@ class Transfer:
         if terms.digest is None:
             if not terms.if_range:
                 raise Changed("nothing says that it is still the same")
-            return [current]
-        others = [source for source in terms.sources if source.url != current.url]
-        return [source for source in (current, *others) if source.url not in self._left]
+            others = []
+        else:
+            others = [source for source in terms.sources if source.url != current.url]
+        return [source for source in (current, *others) if source.url not in self._left | self._fruitless]
 
     def _request(self, source: Source) -> UpstreamRequest:
         if_range = self._terms.if_range if self._terms.digest is None else ""
@@ -292,7 +302,6 @@ class Transfer:
             raise _Unusable("answered the whole instead of a range")
         seen, left, rest = digest.hasher(), self.offset, b""
         while left and (chunk := await anext(chunks, b"")):
-            self._moved_at = asyncio.get_running_loop().time()
             seen.update(chunk[:left])
             rest = chunk[left:]
             left -= len(chunk) - len(rest)

@@ -88,7 +88,7 @@ async def ask(url: str, *, method: str = "GET", headers: Mapping[str, str] | Non
 async def until_stored(proxy: Proxy) -> None:
     """Return when what was pulled is committed and recorded: it is a moment later than its last byte."""
     async with asyncio.timeout(WAIT_SECONDS):
-        while (await proxy.admin("/pulp/api/v3/transfers/"))["count"]:
+        while any(each["state"] != "suspended" for each in (await proxy.admin("/pulp/api/v3/transfers/"))["results"]):
             await asyncio.sleep(0.01)
 
 

@@ -58,7 +58,8 @@ async def at_rest(proxy: Proxy) -> None:
     """Return when no transfer is under way any more: a flight lasts a moment longer than its last byte."""
 
     async def is_at_rest() -> bool:
-        return not (await proxy.admin("/pulp/api/v3/transfers/"))["results"]
+        found = (await proxy.admin("/pulp/api/v3/transfers/"))["results"]
+        return all(each["state"] == "suspended" for each in found)
 
     await until(is_at_rest)
 

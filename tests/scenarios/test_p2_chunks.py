@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from contentapp.core.chunks import ChunkHasher, dump_chunk_list
+from contentapp.core.chunks import DEFAULT_CHUNK_SIZE, ChunkHasher, dump_chunk_list
 from tests.proxy import Proxy, pull_through, running_proxy
 from tests.remotes.content import Content, Synthetic, digest_of, read_all
 from tests.remotes.faults import Cut, Flip, IgnoreRange, Stall, Status
@@ -179,6 +179,57 @@ async def test_lists_are_learned_from_the_first_copy_and_kept(tmp_path: Path) ->
             assert (answer.is_complete, answer.sha256) == (True, digest)
             asked = [each.headers.get("Range", "") for each in good.requests if each.method == "GET"]
             assert asked == [f"bytes={4 * MIB}-{8 * MIB - 1}"]
+
+
+async def test_a_far_range_needs_only_the_chunks_it_touches(tmp_path: Path) -> None:
+    """A request of its own, of whole chunks; a wrong one is replaced there too, and nothing waits for the whole."""
+    content = fresh(SIZE)
+    async with world(tmp_path, content, document=list_of(content), is_listed=True, range_wait_size="1MiB") as (
+        proxy,
+        (bad, good),
+    ):
+        stall = Stall(CHUNK)
+        bad.script("/f", stall, method="GET", times=1)
+        bad.script("/f", Flip(SIZE - 1), method="GET")
+        url = f"{proxy.url}/pulp/content/files/f"
+        whole = asyncio.create_task(ask(url))
+        await stall.gate.reached()
+        async with asyncio.timeout(10):
+            answer = await ask(url, headers={"Range": f"bytes={SIZE - 1500}-"})
+        assert (answer.status, answer.is_complete, answer.body) == (206, True, read_all(content)[-1500:])
+        last = SIZE // CHUNK * CHUNK
+        assert gets(bad)[1:] == [f"bytes={last}-{SIZE - 1}"]
+        assert gets(good) == [f"bytes={last}-{SIZE - 1}"]
+        assert not whole.done()
+        stall.gate.release()
+        assert (await whole).sha256 == digest_of(content)
+
+
+async def test_the_list_of_what_it_holds_is_served(tmp_path: Path) -> None:
+    content = fresh(SIZE)
+    async with FileRemote({"f": content, "small": b"x"}, manifest=True) as remote:
+        config = pull_through("file", "files", {"r": f"{remote.url}/"}, remote=COLD)
+        async with running_proxy(tmp_path, config) as proxy:
+            url = f"{proxy.url}/pulp/content/files/f"
+            assert (await ask(f"{url}.chunks.json")).status == 404
+            await until_hit(url)
+            await until(lambda: _is_learned(proxy, digest_of(content)))
+            answer = await ask(f"{url}.chunks.json")
+            assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
+            assert answer.body == list_of(content, DEFAULT_CHUNK_SIZE)
+            head = await ask(f"{url}.chunks.json", method="HEAD")
+            assert (head.status, head.headers["Content-Length"]) == (200, str(len(answer.body)))
+            etag = {"If-None-Match": answer.headers["ETag"]}
+            assert (await ask(f"{url}.chunks.json", headers=etag)).status == 304
+            assert (await ask(f"{proxy.url}/pulp/content/files/small.chunks.json")).status == 404
+            remote.put("f.chunks.json", b"a real one")
+            remote.listed = None
+            await proxy.admin("/pulp/api/v3/cooldowns/clear/", method="POST", json={})
+            await until(lambda: _says(f"{url}.chunks.json", b"a real one"))
+
+
+async def _says(url: str, body: bytes) -> bool:
+    return (await ask(url)).body == body
 
 
 async def _is_learned(proxy: Proxy, digest: str) -> bool:
