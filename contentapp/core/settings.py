@@ -77,6 +77,9 @@ class RemoteSettings(Scoped):
     metadata_wait_seconds: float = setting(
         5.0, "How long a request waits for it the first time.", minimum=0, maximum=300
     )
+    chunk_list_wait_seconds: float = setting(
+        1.0, "How long a transfer waits for the chunk list of its file.", minimum=0, maximum=300
+    )
     metadata_max_size: int = setting(256 * MIB, "Largest PULP_MANIFEST that is read.", minimum=KIB, maximum=8 * GIB)
 
 

@@ -23,7 +23,7 @@ from contentapp.pipeline.fetch import Fetched, Fetcher
 from contentapp.pipeline.flight import Flight, Plan
 from contentapp.pipeline.follow import BehindWindow, BodyBroken, hash_range
 from contentapp.pipeline.frame import Frame
-from contentapp.pipeline.progress import Attempt
+from contentapp.pipeline.progress import Attempt, fact
 from contentapp.pipeline.respond import Device
 from contentapp.pipeline.resume import CannotGoOn, Changed, Terms, Transfer, resume_validator
 from contentapp.pipeline.verify import HOLD_BACK_SIZE
@@ -179,6 +179,8 @@ class Alone:
                 deadline_seconds=plan.resume_deadline_seconds,
                 first_byte_deadline_seconds=plan.first_byte_deadline_seconds,
                 if_range=if_range or resume_validator(fetched.response),
+                etag=fact(fetched.response.etag),
+                last_modified=fact(fetched.response.last_modified),
                 size=fetched.response.size if plan.size is None else plan.size,
                 start=start,
                 end=end,
@@ -195,7 +197,11 @@ class Alone:
             digest=known.chunks.digest,
             deadline_seconds=plan.resume_deadline_seconds,
         )
-        return Checked(transfer, known, repair, self._memory, []).chunks()
+
+        def distrust() -> None:
+            raise WrongChunk("nothing vouches for the range any more")
+
+        return Checked(transfer, known, repair, self._memory, [], distrust).chunks()
 
     def _open(self, plan: Plan, start: int, end: int | None, if_range: str) -> AbstractAsyncContextManager[Fetched]:
         is_whole = start == 0 and (end is None or end == plan.size)
@@ -231,7 +237,9 @@ class Alone:
         start: int,
         end: int | None,
     ) -> AsyncIterator[bytes]:
+        """Its bytes. RangeRefused before the first of them, BodyBroken afterwards."""
         response, left = fetched.response, 0 if end is None else end - start
+        kind: type[ContentAppError] = RangeRefused
         try:
             if plan.size is not None and response.size not in {None, plan.size}:
                 raise UpstreamProtocolError("a range of another size", host=response.host)
@@ -239,14 +247,15 @@ class Alone:
                 left -= len(chunk)
                 if left < 0 and end is not None:
                     raise UpstreamProtocolError("answered more than the range", host=response.host)
+                kind = BodyBroken
                 yield chunk
             for exchange in transfer.exchanges.values():
                 await self._fetcher.ended(exchange)
         except UpstreamError as error:
             await self._fetcher.failed(transfer.source, error)
-            raise BodyBroken(str(error)) from error
+            raise kind(str(error)) from error
         except (CannotGoOn, Changed, WrongChunk) as error:
-            raise BodyBroken(str(error)) from error
+            raise kind(str(error)) from error
 
 
 @dataclass(slots=True)

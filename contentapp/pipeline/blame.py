@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from contentapp.core.errors import ContentAppError, ContentUnavailable, UpstreamProtocolError
+from contentapp.core.errors import ContentAppError, UpstreamProtocolError
 from contentapp.core.records import Source
 from contentapp.pipeline.course import Course
 from contentapp.pipeline.fetch import Fetcher, Refusal, refusal_of
@@ -39,8 +39,9 @@ class Blame:
             return Refusal(name, "failed", str(error), "unexpected EOF")
         if isinstance(error, WrongChunk):
             course.failed(began)
-            raise ContentUnavailable(str(error), "unexpected EOF")
-        if isinstance(error, WrongBytes) and not isinstance(error, WrongSize) and load.transfer.is_composed:
+            return Refusal(name, "failed", str(error), "unexpected EOF")
+        is_wrong = isinstance(error, WrongBytes) and not isinstance(error, WrongSize)
+        if is_wrong and load.transfer.is_composed and not course.is_alone:
             refusal = await self._suspect(load, error)
             course.mixed([source for source in plan.sources if source.url in load.contributors])
             return refusal
@@ -48,7 +49,7 @@ class Blame:
         host = getattr(error, "host", "")
         return await self.answer(load.flight, load.transfer.source, host, error)
 
-    async def _suspect(self, load: Load, error: WrongBytes) -> Refusal:
+    async def _suspect(self, load: Load, error: ContentAppError) -> Refusal:
         """Several answers contributed to a wrong whole, and nothing tells which was wrong: nobody is cooled yet."""
         log.warning("wrong bytes of several answers", sources=load.contributors, key=load.flight.key, error=str(error))
         if await load.flight.plan.revalidate():

@@ -1,16 +1,17 @@
 """Chunked: a body's chunks are held against their digests before they are passed on, and wrong ones replaced (P2).
 
-With a proven list a chunk that doesn't match is wrong: its source is cooled for this artifact, and the chunk fetched
-again, alone, from another one. A hint may itself be wrong: a chunk that contradicts it is asked from another source
-too, and taken from there only if that one agrees with the hint. The whole digest has the last word in any case.
+A chunk that contradicts its list is asked from the other sources too, and taken from one that agrees with the list.
+With a proven list its source is then cooled for this artifact. If no source agrees, the list itself may be wrong: it
+isn't looked at any more, and the digest of the whole has the last word. Only a list that was made here from a right
+copy is beyond doubt.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -29,19 +30,21 @@ from contentapp.upstream.base import UpstreamRequest
 
 log = structlog.get_logger("contentapp.chunked")
 
+PARTIAL_CONTENT = 206
 LARGEST_CHECKED = 16 * MIB
 """Lists of larger chunks are not used: a chunk is in memory until it is whole."""
 
 MEMORY_OF_ALL = 128 * MIB
-"""Bytes of all chunks of a process that may be in memory; more flights than that wait for each other."""
+"""Bytes of all chunks of a process that may be in memory; more flights than that go on without their lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownChunks:
-    """A list, and whether it is proven, or but a hint."""
+    """A list, and whether it is proven, or but a hint. is_learned: made here, of a copy whose digest was right."""
 
     chunks: ChunkList
     is_proven: bool
+    is_learned: bool = False
 
     def fits(self, digest: Digest, size: int | None) -> bool:
         """Whether it speaks of these bytes, and can be used."""
@@ -54,25 +57,24 @@ class ChunkMemory:
 
     def __init__(self, size: int = MEMORY_OF_ALL) -> None:
         self._free = size
-        self._changed = asyncio.Condition()
 
-    @asynccontextmanager
-    async def room(self, size: int) -> AsyncIterator[None]:
-        """Wait for room for so many bytes, at most `LARGEST_CHECKED`, and hold it."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._free >= size)
-            self._free -= size
+    @contextmanager
+    def room(self, size: int) -> Iterator[bool]:
+        """Hold room for so many bytes, if there is any; whether there is.
+
+        Nobody waits: a slow transfer may hold its own for hours.
+        """
+        is_there = self._free >= size
+        self._free -= size if is_there else 0
         try:
-            yield
+            yield is_there
         finally:
-            self._free += size
-            async with self._changed:
-                self._changed.notify_all()
+            self._free += size if is_there else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """How a wrong chunk is got elsewhere: from `sources`, all of which are asked within deadline_seconds."""
+    """How a wrong chunk is got elsewhere: from `sources`, each of which has deadline_seconds for it."""
 
     fetcher: Fetcher
     sources: Sequence[Source]
@@ -82,9 +84,8 @@ class Repair:
     async def fetch(self, span: ByteRange, current: Source) -> AsyncIterator[tuple[Fetched, bytes]]:
         """The chunk as one source after the other has it, `current` last; those that don't deliver it are left out."""
         left = [source for source in self.sources if source.url != current.url] + [current]
-        deadline = asyncio.get_running_loop().time() + self.deadline_seconds
         while left:
-            found, left = await self._next(left, span, deadline)
+            found, left = await self._next(left, span, asyncio.get_running_loop().time() + self.deadline_seconds)
             if found is not None:
                 yield found
 
@@ -103,10 +104,13 @@ class Repair:
         try:
             async with opened as fetched:
                 rest = sources[sources.index(fetched.source) + 1 :]
-                if fetched.response.offset != span.start:
+                if fetched.response.status != PARTIAL_CONTENT or fetched.response.offset != span.start:
                     return None, rest  # it does not do ranges
                 try:
-                    data = await fetched.response.read(span.length)
+                    async with asyncio.timeout_at(deadline):
+                        data = await fetched.response.read(span.length)
+                except TimeoutError:
+                    return None, rest
                 except UpstreamError as error:
                     await self.fetcher.failed(fetched.source, error)
                     return None, rest
@@ -120,14 +124,21 @@ class Checked:
     """A transfer's bytes from a chunk's border on, each chunk passed on when it is right.
 
     buffered: takes the bytes that have come and are not passed on yet; the caller's to look at. convicted: URLs of the
-    sources that had wrong chunks.
+    sources that had wrong chunks. distrust: called when the list proves to be worth nothing.
     """
 
     def __init__(
-        self, transfer: Transfer, known: KnownChunks, repair: Repair, memory: ChunkMemory, buffered: list[bytes]
+        self,
+        transfer: Transfer,
+        known: KnownChunks,
+        repair: Repair,
+        memory: ChunkMemory,
+        buffered: list[bytes],
+        distrust: Callable[[], None],
     ) -> None:
         self.buffered = buffered
         self.convicted: set[str] = set()
+        self._distrust = distrust
         self._transfer = transfer
         self._known: KnownChunks | None = known
         self._chunks = known.chunks
@@ -137,12 +148,15 @@ class Checked:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """As Transfer.chunks, and WrongChunk when no source has the right bytes of a chunk of a proven list."""
-        async with self._memory.room(self._chunks.chunk_size):
+        with self._memory.room(self._chunks.chunk_size) as is_there:
+            if not is_there:
+                self._known = None
+                self._distrust()
             async for piece in self._transfer.chunks():
                 for part in self._cut(piece):
                     self.buffered.append(part)
                     self._position += len(part)
-                    if self._is_border:
+                    if self._known is None or self._is_border:
                         for out in await self._checked():
                             yield out
                         self.buffered.clear()
@@ -182,25 +196,28 @@ class Checked:
         current, span = self._transfer.source, self._chunks.span(index)
         log.warning("wrong chunk", remote=current.remote.name, digest=str(self._chunks.digest), chunk=index)
         metrics.wrong_chunk(current.remote.name)
+        asked = [current]
         async for fetched, data in self._repair.fetch(span, current):
             if self._chunks.matches(index, await asyncio.to_thread(_digest, [data])):
-                await self._convict(current, fetched.source, index, known)
+                if known.is_proven:
+                    await self._convict([source for source in asked if source.url != fetched.source.url], index)
                 self._transfer.contributed(fetched)
                 return [data]
-            if known.is_proven:
-                await self._convict(fetched.source, None, index, known)
-            elif data == b"".join(self.buffered):
+            asked.append(fetched.source)
+            if not known.is_proven and data == b"".join(self.buffered):
                 break  # two answers agree against the hint
-        if known.is_proven:
+        if known.is_learned:
+            await self._convict(asked, index)
             raise WrongChunk(f"chunk {index} of {self._chunks.digest} is wrong at every source that has it")
-        self._known = None  # unconfirmed: it is not looked at any more
+        self._known = None
+        self._distrust()
         return self.buffered
 
-    async def _convict(self, source: Source, right: Source | None, index: int, known: KnownChunks) -> None:
-        """Cool a source for what a proven list says of it; not if it had the right bytes the second time."""
-        if known.is_proven and (right is None or right.url != source.url):
-            reason = f"chunk {index} of {self._chunks.digest} is wrong"
+    async def _convict(self, sources: Sequence[Source], index: int) -> None:
+        """Cool those that had it wrong; one that had it right the second time is not among them."""
+        for source in {source.url: source for source in sources}.values():
             self.convicted.add(source.url)
+            reason = f"chunk {index} of {self._chunks.digest} is wrong"
             await self._repair.fetcher.wrong_bytes(source, self._repair.digest, reason)
 
 

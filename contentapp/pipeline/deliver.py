@@ -16,6 +16,7 @@ import structlog
 
 from contentapp.coordination.base import FlightState
 from contentapp.core.conditional import content_tag, names_content, undigested_tag, unverified_tag
+from contentapp.core.digest import Digest
 from contentapp.core.errors import ContentDenied, ContentNotFound, ContentUnavailable
 from contentapp.core.httpdate import parse_http_date
 from contentapp.core.records import ArtifactRecord, Distribution
@@ -357,7 +358,7 @@ def in_flight(content: Content, attempt: Attempt, outcome: str) -> Representatio
         digest=digest,
         etag=content_tag(digest) if is_verified else unverified_tag(digest, attempt.id),
         is_current=lambda opaque: names_content(opaque, digest, lambda flight: flight == attempt.id),
-        is_resumable=None if is_verified else lambda opaque: opaque == f"{digest}-{attempt.id}",
+        is_resumable=None if is_verified else lambda opaque: opaque in _resumable_tags(digest, attempt),
         last_modified=attempt.head.modified,
         is_verified=is_verified,
         is_private=content.is_private,
@@ -365,6 +366,11 @@ def in_flight(content: Content, attempt: Attempt, outcome: str) -> Representatio
         docker_digest=digest if content.wanted is Wanted.BLOB else None,
         cache_status=status,
     )
+
+
+def _resumable_tags(digest: Digest, attempt: Attempt) -> set[str]:
+    """What a device that has some of these unverified bytes may name them by."""
+    return {f"{digest}-{each}" for each in (attempt.id, attempt.former) if each}
 
 
 def _flight_status(attempt: Attempt, outcome: str) -> str:

@@ -176,11 +176,13 @@ class Fetcher:
         deadline: float | None = None,
         must_exist: bool = False,
         refusals: Refusals | None = None,
+        is_aside: bool = False,
     ) -> AsyncIterator[Fetched]:
         """The first source's answer.
 
         request: makes the exchange for a source. deadline: loop.time() for the answer's head, all sources together.
-        refusals: collects why others were passed over. Raises ContentNotFound, ContentDenied or ContentUnavailable when
+        refusals: collects why others were passed over. is_aside: it is not what devices want, so that its failures are
+        held against its URL alone. Raises ContentNotFound, ContentDenied or ContentUnavailable when
         none is left, HeadRefused when a HEAD is refused as such. An UpstreamError raised inside the context is not
         caught: report it with `failed`.
         """
@@ -201,7 +203,7 @@ class Fetcher:
                 try:
                     response = await self._enter(opened, share)
                 except ContentAppError as error:
-                    noted.add(await self._refused(source, prepared, digest, error))
+                    noted.add(await self._refused(source, prepared, digest, error, is_aside=is_aside))
                     if left:
                         metrics.failover(source.remote.name)
                     continue
@@ -218,13 +220,19 @@ class Fetcher:
         raise noted.error(must_exist=must_exist)
 
     async def _refused(
-        self, source: Source, request: UpstreamRequest, digest: Digest | None, error: ContentAppError
+        self,
+        source: Source,
+        request: UpstreamRequest,
+        digest: Digest | None,
+        error: ContentAppError,
+        *,
+        is_aside: bool,
     ) -> Refusal:
         """Note one source's failure in the books; HeadRefused if it only does not do HEAD."""
         status = getattr(error, "status", 0)
         if request.method == "HEAD" and status in HEAD_REFUSED:
             raise HeadRefused(str(error)) from error
-        await self.failed(source, error)
+        await (self.failed_aside(source, error) if is_aside else self.failed(source, error))
         if digest is not None and status in {404, 410} and self._on_absent is not None:
             await self._on_absent(digest, source.remote)
         return refusal_of(source, error)
@@ -330,6 +338,12 @@ class Fetcher:
         state = await self._coordination.record_failure(scope, rule, _reason(error))
         if state.until > self._clock() and scope.kind is not ScopeKind.ABSENT:
             metrics.cooldown_start(remote.name, str(scope.kind))
+
+    async def failed_aside(self, source: Source, error: ContentAppError) -> None:
+        """Count a failed exchange for something that devices don't want, against its URL alone."""
+        metrics.upstream_request(source.remote.name, _result(error))
+        scope = scope_of(ScopeKind.PATH, source.remote, source.url)
+        await self._coordination.record_failure(scope, path_rule(source.remote.settings), _reason(error))
 
     def _blame(self, source: Source, error: ContentAppError, settings: RemoteSettings) -> tuple[Scope, CooldownRule]:
         remote = source.remote

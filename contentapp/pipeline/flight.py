@@ -339,7 +339,12 @@ def snapshot(flight: Flight) -> FlightProgress:
 
 def _extras(flight: Flight) -> dict[str, object]:
     attempt = flight.attempt
-    return {"is_stored": flight.is_stored, "last_read": attempt.last_read, "is_proven": attempt.is_proven}
+    return {
+        "is_stored": flight.is_stored,
+        "last_read": attempt.last_read,
+        "is_proven": attempt.is_proven,
+        "former": attempt.former,
+    }
 
 
 def _publish(flight: Flight, lease: Lease) -> None:
@@ -390,6 +395,7 @@ def _apply(flight: Flight, progress: FlightProgress) -> None:
         return
     attempt.last_read = facts.pop("last_read", 0)
     attempt.is_proven = facts.pop("is_proven", False)
+    attempt.former = facts.pop("former", "")
     attempt.head = Head(**facts)
     attempt.size, attempt.arrived, attempt.state = progress.size, progress.arrived, progress.state
     flight.changed()

@@ -62,7 +62,8 @@ async def until_ready(flight: Flight, rule: Rule, make_frame: MakeFrame) -> tupl
         wake = rule.deadline
         if attempt.state is FlightState.RUNNING:
             frame = make_frame(attempt)
-            wake = _release_at(attempt, rule, frame)
+            is_size_known = flight.plan.size is not None or flight.plan.digest is None
+            wake = _release_at(attempt, rule, frame) if frame.status != 416 or is_size_known else float("inf")
             if loop.time() >= wake:
                 return attempt, frame
         elif loop.time() >= wake:

@@ -23,14 +23,14 @@ log = structlog.get_logger("contentapp.held")
 class Held:
     """A partial whose `hasher.offset` bytes are what they were. size: of the whole, None if unknown.
 
-    is_whole: none of what the attempt had is missing, so whatever a device has of it is the same.
+    former: id of the attempt it was, if none of its bytes is missing, so that whatever a device has of it is the same.
     """
 
     writer: ArtifactWriter
     hasher: MarkedHasher
     size: int | None
     facts: Facts
-    is_whole: bool
+    former: str
 
 
 async def take_up(storage: Storage, plan: Plan) -> Held | None:
@@ -51,8 +51,9 @@ async def take_up(storage: Storage, plan: Plan) -> Held | None:
             hasher = await asyncio.to_thread(_read_again, writer, note, MarkedHasher(plan.hasher(), note.step))
             if hasher.offset:
                 log.info("resumed", key=plan.key, offset=hasher.offset, noted=note.offset)
-                is_whole = bool(facts.attempt) and hasher.offset == note.offset
-                return Held(writer=writer, hasher=hasher, size=note.size, facts=facts, is_whole=is_whole)
+                # Not its id again: bytes that come from now on may be lost, and fetched otherwise, under the same note.
+                former = facts.attempt if hasher.offset == note.offset else ""
+                return Held(writer=writer, hasher=hasher, size=note.size, facts=facts, former=former)
     except StorageError as error:
         log.warning("not resumed", key=plan.key, error=str(error))
     except BaseException:

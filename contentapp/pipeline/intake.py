@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from contentapp.pipeline.held import take_up
 from contentapp.pipeline.load import Load
 from contentapp.pipeline.lookup import now
 from contentapp.pipeline.note import MarkedHasher
-from contentapp.pipeline.progress import Attempt, Head
+from contentapp.pipeline.progress import Attempt, Head, fact
 from contentapp.pipeline.resume import CannotGoOn, Changed, Terms, Transfer, resume_validator
 from contentapp.pipeline.spooling import Means, Spooling
 from contentapp.pipeline.windowed import Windows
@@ -51,9 +51,6 @@ log = structlog.get_logger("contentapp.intake")
 PENDING_SIZE = 4 * MIB
 """Bytes of one flight that may wait for the writing thread."""
 
-
-FACT_LENGTH = 512
-"""Longer validators and media types count as none."""
 
 PENDING_OF_ALL = 64 * MIB
 """The same of all flights of a process together."""
@@ -74,6 +71,9 @@ class Received:
     source: Source
     head: Head
     is_stored: bool
+
+
+Looking = asyncio.Future[KnownChunks | None]
 
 
 class Intake:
@@ -118,15 +118,18 @@ class Intake:
         plan, course = flight.plan, Course(flight.plan.sources)
         suspects = self._suspects.pop(flight.key, ())
         course.mixed([source for source in plan.sources if source.url in suspects])
+        looking = asyncio.ensure_future(plan.find_chunks())
         try:
-            await self._run(flight, course)
+            await self._run(flight, course, looking)
         finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
             if course.suspects:
                 self._suspects[flight.key] = tuple(course.suspects)
 
-    async def _run(self, flight: Flight, course: Course) -> None:
+    async def _run(self, flight: Flight, course: Course, looking: Looking) -> None:
         plan, refusals = flight.plan, Refusals()
-        if not course.is_alone and await self._resume(flight, course, refusals):
+        if not course.is_alone and await self._resume(flight, course, looking, refusals):
             return
         while True:
             async with AsyncExitStack() as exchange:
@@ -136,7 +139,7 @@ class Intake:
                     if course.none_answered():
                         continue
                     raise
-                refusal = await self._attempt(flight, course, exchange, fetched)
+                refusal = await self._attempt(flight, course, looking, exchange, fetched)
             if refusal is None:
                 return
             refusals.add(refusal)
@@ -157,7 +160,7 @@ class Intake:
     # Beginning
 
     async def _attempt(
-        self, flight: Flight, course: Course, exchange: AsyncExitStack, fetched: Fetched
+        self, flight: Flight, course: Course, looking: Looking, exchange: AsyncExitStack, fetched: Fetched
     ) -> Refusal | None:
         """One attempt that begins with an open answer: None when it was verified, else why not."""
         plan, source = flight.plan, fetched.source
@@ -171,7 +174,7 @@ class Intake:
         head = await self._head(plan, response)
         attempt = self._new_attempt(source, size, head)
         hasher = MarkedHasher(plan.hasher())
-        known = await plan.find_chunks()
+        known = await looking
         writer = await self._begin(flight, attempt, hasher)
         if_range = "" if plan.digest is not None else resume_validator(response)
         buffered: list[bytes] = []
@@ -187,20 +190,19 @@ class Intake:
         self._check_chunks(load, course, known, buffered)
         return await self._carry(load, course, source)
 
-    async def _resume(self, flight: Flight, course: Course, refusals: Refusals) -> bool:
+    async def _resume(self, flight: Flight, course: Course, looking: Looking, refusals: Refusals) -> bool:
         """An attempt that goes on with what an earlier transfer has left, if there is that; whether it was verified."""
         plan = flight.plan
         if not plan.sources or (held := await take_up(self._storage, plan)) is None:
             return False
+        known: KnownChunks | None = None
         source = next((source for source in plan.sources if source.url == held.facts.url), plan.sources[0])
         course.prefer(source)
         size = held.size if plan.size is None else plan.size
         attempt = self._new_attempt(source, size, held.facts.head)
         attempt.arrived = held.hasher.offset
-        known = await plan.find_chunks()
         buffered: list[bytes] = []
-        if held.is_whole:
-            attempt.id = held.facts.attempt
+        attempt.former = held.former
         terms = _terms(flight, course, attempt, held.hasher, source, held.facts.if_range, buffered)
         async with AsyncExitStack() as exchange:
             load = Load(
@@ -211,14 +213,19 @@ class Intake:
                 hasher=held.hasher,
                 if_range=held.facts.if_range,
                 earlier=held.facts.sources,
+                moved_at=held.facts.moved_at,
             )
             try:
+                known = await looking
                 if not await load.transfer.reopen(refusals):
                     if not load.transfer.may_begin_anew:
                         raise refusals.error(must_exist=plan.must_exist)
                     raise Changed("no source goes on with what has come")
                 attempt.reader = held.writer.follow()
                 flight.begin(attempt)
+            except ContentNotFound:
+                await held.writer.abort()  # no source will ever go on with it
+                raise
             except Changed as error:
                 await held.writer.abort()
                 log.info("begun anew", key=plan.key, reason=str(error))
@@ -244,8 +251,12 @@ class Intake:
             digest=plan.digest,
             deadline_seconds=plan.resume_deadline_seconds,
         )
-        load.checked = Checked(load.transfer, known, repair, self._chunk_memory, buffered)
-        attempt.is_proven = known.is_proven and offset % known.chunks.chunk_size == 0
+
+        def distrust() -> None:
+            attempt.is_proven = False
+
+        load.checked = Checked(load.transfer, known, repair, self._chunk_memory, buffered, distrust)
+        attempt.is_proven = known.is_proven and offset == 0  # what is held was never held against it
 
     def _new_attempt(self, source: Source, size: int | None, head: Head) -> Attempt:
         return Attempt(
@@ -261,9 +272,9 @@ class Intake:
         at = now()
         modified = await plan.find_modified() or parse_http_date(response.last_modified, at) or at
         return Head(
-            media_type=_fact(response.headers.get("Content-Type", "")),
-            etag=_fact(response.etag),
-            last_modified=_fact(response.last_modified),
+            media_type=fact(response.headers.get("Content-Type", "")),
+            etag=fact(response.etag),
+            last_modified=fact(response.last_modified),
             modified_at=modified.isoformat(),
         )
 
@@ -302,11 +313,8 @@ class Intake:
         except BaseException as error:
             await asyncio.shield(self._end(load, error))
             raise
-        for source in course.convicted(began):
-            if plan.digest is not None:
-                await self._fetcher.wrong_bytes(source, plan.digest, f"digest mismatch on {plan.digest}")
+        await self._finish(load, course.convicted(began))
         course.cleared()
-        await self._finish(load)
         return None
 
     async def _receive(self, load: Load) -> None:
@@ -338,7 +346,7 @@ class Intake:
 
     # Finishing
 
-    async def _finish(self, load: Load) -> None:
+    async def _finish(self, load: Load, convicted: Sequence[Source]) -> None:
         """Verified: release the devices first, then make it durable, then record it."""
         flight, attempt, writer, plan = load.flight, load.attempt, load.writer, load.flight.plan
         attempt.state = FlightState.VERIFIED
@@ -346,6 +354,8 @@ class Intake:
         flight.changed()
         digest = plan.digest or Digest("sha256", load.hasher.hexdigest())
         try:
+            for source in convicted:
+                await self._fetcher.wrong_bytes(source, digest, f"digest mismatch on {digest}")
             for url, fetched in load.transfer.exchanges.items():
                 if url in load.convicted:
                     await self._fetcher.ended(fetched)
@@ -440,14 +450,11 @@ def _terms(
         deadline_seconds=plan.resume_deadline_seconds,
         first_byte_deadline_seconds=plan.first_byte_deadline_seconds,
         if_range=if_range,
+        etag=attempt.head.etag,
+        last_modified=attempt.head.last_modified,
         size=attempt.size,
         held=held,
     )
-
-
-def _fact(text: str) -> str:
-    """A header's value as it may be kept and passed on; "" for one that is odd."""
-    return text if len(text) <= FACT_LENGTH and text.isascii() and text.isprintable() else ""
 
 
 def _check_answer(plan: Plan, fetched: Fetched) -> None:

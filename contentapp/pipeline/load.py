@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ class Load:
     """writer: None without room on disk. if_range: what undigested bytes are resumed by, "" for not at all.
 
     earlier: the URLs of the sources that contributed before a restart. checked: what holds its chunks against their
-    digests, if those are known.
+    digests, if those are known. moved_at: when the last byte had come before that (time.time()).
     """
 
     flight: Flight
@@ -37,6 +38,7 @@ class Load:
     if_range: str
     earlier: tuple[str, ...] = ()
     checked: Checked | None = None
+    moved_at: float = 0.0
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Its bytes as they may be passed on."""
@@ -70,6 +72,7 @@ class Load:
             url=self.transfer.source.url,
             sources=tuple(self.contributors),
             if_range=self.if_range,
+            moved_at=time.time() if self.transfer.exchanges else self.moved_at,
             head=attempt.head,
         )
         return make_note(plan.key, attempt.size, self.hasher, facts)

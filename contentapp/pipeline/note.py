@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -60,7 +61,7 @@ class Facts:
 
     attempt: its id if these are all of its bytes, so that a device's If-Range holds over the restart; else "".
     path: by which a device asks for it. url: of the source it came from last. sources: the URLs of all that have
-    contributed. if_range: as in resume.Terms.
+    contributed. if_range: as in resume.Terms. moved_at: when the last byte came (time.time()).
     """
 
     attempt: str
@@ -68,6 +69,7 @@ class Facts:
     url: str
     sources: tuple[str, ...]
     if_range: str
+    moved_at: float
     head: Head
 
 
@@ -83,7 +85,8 @@ def parse_facts(text: str) -> Facts | None:
         head, sources = Head(**found["head"]), found["sources"]
         facts = Facts(**found | {"head": head, "sources": tuple(sources)})
         texts = (facts.attempt, facts.path, facts.url, facts.if_range, *facts.sources, *asdict(head).values())
-        is_readable = isinstance(sources, list) and all(isinstance(text, str) for text in texts)
+        is_time = isinstance(facts.moved_at, float) and math.isfinite(facts.moved_at)
+        is_readable = is_time and isinstance(sources, list) and all(isinstance(text, str) for text in texts)
         if not is_readable or not ATTEMPT.fullmatch(facts.attempt):
             return None
         _ = head.modified  # ValueError

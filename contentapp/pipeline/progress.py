@@ -73,6 +73,15 @@ class SpoolReader:
             self._fileno = -1
 
 
+FACT_LENGTH = 512
+"""Longer validators and media types count as none."""
+
+
+def fact(text: str) -> str:
+    """A header's value as it may be kept and passed on; "" for one that is odd."""
+    return text if len(text) <= FACT_LENGTH and text.isascii() and text.isprintable() else ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """Facts of the source's answer that a response needs; all JSON.
@@ -99,6 +108,7 @@ class Attempt:
     """
 
     id: str = field(default_factory=lambda: secrets.token_hex(4))
+    former: str = ""  # of the one whose bytes it went on from: what devices had of that is the same
     state: FlightState = FlightState.CONNECTING
     size: int | None = None
     arrived: int = 0

@@ -15,6 +15,7 @@ from contentapp.core.conditional import undigested_tag
 from contentapp.core.digest import Digest
 from contentapp.core.errors import (
     CatalogUnavailable,
+    ContentAppError,
     ContentDenied,
     ContentNotFound,
     ContentUnavailable,
@@ -259,6 +260,14 @@ class Resolver:
                 remotes.append(remote)
         return expected, remotes
 
+    async def _authority(self, distribution: Distribution, path: str) -> Remote | None:
+        """The remote whose word on a path counts: the first that lists it."""
+        for remote in distribution.remotes:
+            state = await self._listings.ready(remote)
+            if state is not None and state.present and await self._lookup.listed(remote.id, path) is not None:
+                return remote
+        return None
+
     async def _undigested(self, content: Content, entry: FileEntry) -> Content:
         """What is stored, if it is still the same upstream or its remote can't be asked; else what is new."""
         stored = replace(content, digest=entry.digest, size=entry.size, entry=entry)
@@ -325,16 +334,23 @@ class Resolver:
         async def find_chunks() -> KnownChunks | None:
             if content.digest is None or not content.is_digested:
                 return None
-            if content.wanted is not Wanted.FILE or content.size is None:
-                return await self._chunk_lists.of_digest(content.digest, content.size)
-            distribution, expected = (
-                content.distribution,
-                ListedFile(path=content.path, digest=content.digest, size=content.size),
-            )
-            listed, remotes = await self._listed(distribution, content.path + SUFFIX)
-            return await self._chunk_lists.of_file(distribution, content.path, expected, listed, remotes)
+            try:
+                return await self._chunks_of(content, content.digest)
+            except ContentAppError as error:
+                log.info("no chunk list", key=content.key, reason=str(error))
+                return None
 
         return find_chunks
+
+    async def _chunks_of(self, content: Content, digest: Digest) -> KnownChunks | None:
+        """From the metadata that the digest comes from, or what was learned."""
+        if content.wanted is not Wanted.FILE or content.size is None:
+            return await self._chunk_lists.of_digest(digest, content.size)
+        expected = ListedFile(path=content.path, digest=digest, size=content.size)
+        if (remote := await self._authority(content.distribution, content.path)) is None:
+            return await self._chunk_lists.of_digest(digest, content.size)
+        listed = await self._lookup.listed(remote.id, content.path + SUFFIX)
+        return await self._chunk_lists.of_file(content.path, expected, listed, remote)
 
     def _find_modified(self, digest: Digest | None) -> Callable[[], Awaitable[datetime | None]]:
         async def find_modified() -> datetime | None:

@@ -34,6 +34,7 @@ from contentapp.core.settings import MIB
 from contentapp.metrics import metrics
 from contentapp.pipeline.fetch import Fetched, Fetcher, Refusals, refusal_of
 from contentapp.pipeline.lookup import now
+from contentapp.pipeline.progress import fact
 from contentapp.upstream.base import UpstreamRequest, UpstreamResponse
 
 log = structlog.get_logger("contentapp.resume")
@@ -76,8 +77,9 @@ class Terms:
     """What a transfer keeps to.
 
     sources: that may go on, in their order. digest: None for bytes of which none was known before. if_range: what they
-    are resumed by then (see `resume_validator`), "" for not at all. size: of the whole, None: unknown. start, end: the
-    part that is wanted, end None: to the end. deadline_seconds: the longest time without a new byte.
+    are resumed by then (see `resume_validator`), "" for not at all; etag, last_modified: what they began with.
+    size: of the whole, None: unknown. start, end: the part that is wanted, end None: to the end.
+    deadline_seconds: the longest time without a new byte.
     first_byte_deadline_seconds: what all sources together have for an answer. held: the running hash over all bytes
     before an offset, to which they have come; None when it can't be had.
     """
@@ -87,15 +89,12 @@ class Terms:
     deadline_seconds: float
     first_byte_deadline_seconds: float
     if_range: str = ""
+    etag: str = ""
+    last_modified: str = ""
     size: int | None = None
     start: int = 0
     end: int | None = None
     held: Held = nothing_held
-
-    @property
-    def stop(self) -> int | None:
-        """Where the part ends, None: unknown."""
-        return self.size if self.end is None else self.end
 
 
 class Transfer:
@@ -113,11 +112,13 @@ class Transfer:
         self._fetcher = fetcher
         self._exchange = exchange
         self._terms = terms
+        self._stop = terms.size if terms.end is None else terms.end
         self._fetched: Fetched | None = None
         self._chunks: AsyncIterator[bytes] = _nothing()
         self._received = 0  # from the present exchange
         self._moved_at = asyncio.get_running_loop().time()
         self._left: set[str] = set()
+        self._is_out_of_range = False
         self._fruitless: set[str] = set()  # answered since the last new byte, but brought none
         self._rounds = 0  # through all sources since then
 
@@ -130,7 +131,7 @@ class Transfer:
 
     async def reopen(self, refusals: Refusals) -> bool:
         """Open the first exchange of one that begins in the middle; whether a source goes on. Changed, as `chunks`."""
-        return self._has_all or await self._reopen(refusals, self._moved_at + self._terms.deadline_seconds)
+        return await self._is_whole() or await self._reopen(refusals, self._moved_at + self._terms.deadline_seconds)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The bytes, in the pieces they arrive in.
@@ -144,27 +145,39 @@ class Transfer:
                 async for chunk in self._chunks:
                     self._moved(len(chunk))
                     yield chunk
-                if self._has_all or (self._terms.stop is None and self._fetched is not None):
+                if self._has_all or (self._stop is None and self._fetched is not None):
                     self._contributed()
                     return
                 host = "" if self._fetched is None else self._fetched.response.host
                 error = TransferInterrupted(f"{host}: ended at {self.offset}", host=host)
             except UpstreamError as failure:
-                if self._has_all and self._terms.digest is not None:
-                    self._contributed()  # only the end is missing, and the digest tells whether it is one
+                if await self._is_whole():
+                    self._contributed()
                     return
                 error = failure
             await self._go_on(error)
 
     @property
+    def _is_of_whole(self) -> bool:
+        return self._terms.start == 0 and self._terms.end is None
+
+    @property
     def may_begin_anew(self) -> bool:
         """Whether a source is there, but not for the rest of what has come so far."""
-        return bool(self._left)
+        return bool(self._left) or self._is_out_of_range
 
     @property
     def _has_all(self) -> bool:
         """Whether it is known that nothing more is to come."""
-        return self._terms.stop is not None and self.offset >= self._terms.stop
+        return self._stop is not None and self.offset >= self._stop
+
+    async def _is_whole(self) -> bool:
+        """Whether all is there, though the source has not said so: of a known size, or as the digest tells."""
+        digest = self._terms.digest
+        if self._stop is not None or digest is None:
+            return self._has_all and digest is not None
+        held = await self._terms.held(self.offset) if self.offset else None
+        return held is not None and digest.matches(held)
 
     def _moved(self, count: int) -> None:
         metrics.upstream_bytes(self.source.remote.name, count)
@@ -191,7 +204,7 @@ class Transfer:
     async def _go_on(self, error: UpstreamError) -> None:
         """Find an exchange that goes on at the offset."""
         await self._exchange.aclose()
-        if self.offset == self._terms.start or self._has_all:
+        if self._has_all or (self.offset == self._terms.start and self._is_of_whole):
             raise error
         source = self.source
         log.warning("transfer broke off", remote=source.remote.name, offset=self.offset, error=str(error))
@@ -253,9 +266,10 @@ class Transfer:
 
     def _check_range_refused(self, refusals: Refusals) -> None:
         """A file that has not as many bytes any more is another one."""
-        is_refused = any(item.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE for item in refusals.items)
-        if self._terms.digest is None and is_refused:
-            raise Changed("it has changed upstream")
+        if any(item.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE for item in refusals.items):
+            if self._terms.digest is None:
+                raise Changed("it has changed upstream")
+            self._is_out_of_range = True
 
     def _candidates(self) -> list[Source]:
         """The source that has just broken off, then the others: without a digest its own URL alone."""
@@ -285,18 +299,29 @@ class Transfer:
         chunks = response.chunks()
         if response.offset != self.offset:
             chunks = await self._behind_prefix(fetched, chunks)
+        elif self._stop is None:
+            self._learn_size(fetched)
         self._use(fetched, chunks)
 
+    def _learn_size(self, fetched: Fetched) -> None:
+        """A part may be shorter than was asked for, so its end is the end of the whole only if the total says so."""
+        if fetched.response.size is not None:
+            self._stop = fetched.response.size
+        elif self._terms.digest is None:
+            raise Changed("a part of a whole of unknown size")
+        else:
+            self._leave(fetched)
+            raise _Unusable("a part of a whole of unknown size")
+
     def _has_same_validator(self, response: UpstreamResponse) -> bool:
-        """A server that confirms If-Range by 206 repeats the validator; one that names another has ignored it."""
-        if_range = self._terms.if_range
-        named = response.etag if if_range.startswith('"') else response.last_modified
-        return named in {"", if_range}
+        """Whether a 206 names no other validator than the first answer: one that does has ignored If-Range."""
+        is_same_tag = fact(response.etag) in {"", self._terms.etag}
+        return is_same_tag and fact(response.last_modified) in {"", self._terms.last_modified}
 
     async def _behind_prefix(self, fetched: Fetched, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """What follows the held bytes in an answer that starts at 0, once it has been seen to start with them."""
-        digest, is_whole = self._terms.digest, not self._terms.start and self._terms.end is None
-        held = await self._terms.held(self.offset) if is_whole else None
+        digest = self._terms.digest
+        held = await self._terms.held(self.offset) if self._is_of_whole else None
         if held is None or digest is None:
             self._leave(fetched)
             raise _Unusable("answered the whole instead of a range")

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from tests.proxy import Proxy, pull_through
 from tests.remotes.content import Synthetic, digest_of, read_all
-from tests.remotes.faults import Cut, Gate, Stall
+from tests.remotes.faults import Flip, Gate, Stall
 from tests.remotes.files import FileRemote
 from tests.remotes.images import make_image
 from tests.remotes.registry import RegistryRemote
@@ -179,7 +179,7 @@ async def test_tag_of_a_body_that_is_not_verified_yet(world: World) -> None:
 async def test_tag_of_a_flight_that_failed_names_nothing(world: World) -> None:
     content, gate = fresh(LARGE_SIZE), Gate()
     url, digest = world.blob(content), digest_of(content)
-    world.registry.script(f"*/{digest}", Cut(MIB), Stall(MIB, gate), method="GET", times=1)
+    world.registry.script(f"*/{digest}", Flip(LARGE_SIZE - 1), Stall(MIB, gate), method="GET", times=1)
     async with asking(url) as response:
         tag = response.headers["ETag"]
         assert (await ask(url, headers={"If-None-Match": tag})).status == 304

@@ -83,16 +83,16 @@ async def test_every_chunk_wrong_at_another_source(tmp_path: Path) -> None:
         assert (answer.is_complete, answer.sha256) == (True, digest_of(content))
 
 
-async def test_wrong_at_every_source_cuts_before_the_wrong_byte(tmp_path: Path) -> None:
+async def test_wrong_at_every_source_is_never_complete(tmp_path: Path) -> None:
+    """The list may be wrong, as no source agrees with it: the digest of the whole tells, and nobody cools before."""
     content = fresh(SIZE)
     async with world(tmp_path, content, document=list_of(content), is_listed=True) as (proxy, remotes):
         for remote in remotes:
             remote.script("/f", Flip(2 * CHUNK + 5), method="GET")
         answer = await ask(f"{proxy.url}/pulp/content/files/f")
         assert (answer.status, answer.is_complete) == (200, False)
-        assert answer.body == read_all(content)[: len(answer.body)]
-        assert len(answer.body) <= 2 * CHUNK
         assert proxy.artifacts() == []
+        assert (await proxy.metrics()).total("contentapp_digest_failures_total") == 2
 
 
 async def test_a_right_hint_repairs_without_cooling(tmp_path: Path) -> None:
@@ -238,6 +238,27 @@ async def _is_learned(proxy: Proxy, digest: str) -> bool:
         return bool(connection.execute("SELECT 1 FROM chunk_lists WHERE digest = ?", [digest]).fetchall())
     finally:
         connection.close()
+
+
+async def test_wrong_at_every_source_cuts_before_the_wrong_byte_if_the_list_was_learned(tmp_path: Path) -> None:
+    content = fresh(SIZE)
+    async with RegistryRemote() as one, RegistryRemote() as two:
+        for remote in (one, two):
+            remote.push_blob("app", content)
+        digest = digest_of(content)
+        config = pull_through("container", "reg", {"one": one.url, "two": two.url}, remote=COLD)
+        async with running_proxy(tmp_path, config) as proxy:
+            url = f"{proxy.url}/v2/reg/app/blobs/{digest}"
+            await until_hit(url)
+            await until(lambda: _is_learned(proxy, digest))
+            await forget_stored(proxy, SIZE)
+            for remote in (one, two):
+                remote.script(f"*{digest}", Flip(5 * MIB), method="GET")
+            answer = await ask(url)
+            assert (answer.status, answer.is_complete) == (200, False)
+            assert answer.body == read_all(content)[: len(answer.body)]
+            assert len(answer.body) <= 4 * MIB
+            assert (await proxy.metrics()).total("contentapp_digest_failures_total") == 2
 
 
 async def test_a_source_without_the_list_costs_nothing(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ FACTS = Facts(
     url="https://quay.io/v2/app/blobs/sha256:00",
     sources=("https://quay.io/v2/app/blobs/sha256:00", "http://mirror/x"),
     if_range='"tag"',
+    moved_at=1.5,
     head=Head(media_type="text/plain", etag='"tag"', last_modified="", modified_at="2026-11-20T10:00:00+00:00"),
 )
 
@@ -66,6 +67,9 @@ def test_facts_survive_being_written_down() -> None:
         {"sources": [1]},
         {"sources": None},
         {"if_range": {}},
+        {"moved_at": "now"},
+        {"moved_at": True},
+        {"moved_at": float("nan")},
         {"head": {"media_type": 1}},
         {"head": []},
         {"head": {"modified_at": "yesterday"}},

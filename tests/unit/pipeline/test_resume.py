@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,91 +14,12 @@ from hypothesis import strategies as st
 
 from contentapp.core.digest import Digest, Hasher
 from contentapp.core.errors import ContentAppError, TransferInterrupted
-from contentapp.core.records import ContentType, Remote, Source
-from contentapp.core.settings import RemoteSettings
 from contentapp.pipeline import resume
 from contentapp.pipeline.fetch import Fetched, Refusal, Refusals
 from contentapp.pipeline.resume import CannotGoOn, Changed, Terms, Transfer, resume_validator
-from contentapp.upstream.base import UpstreamRequest
+from tests.unit.pipeline.scripted import BODY, A, Answer, B, C, Reply, ScriptedFetcher
 
-BODY = bytes(range(256)) * 40
 DIGEST = Digest.of(BODY)
-QUICK = RemoteSettings(retry_backoff_seconds=0.01, retry_backoff_max_seconds=0.01)
-
-
-def source(name: str) -> Source:
-    remote = Remote(id=ord(name), name=name, type=ContentType.FILE, url=f"http://{name}/", settings=QUICK)
-    return Source(remote=remote, url=f"http://{name}/file", path="file")
-
-
-A, B, C = source("a"), source("b"), source("c")
-
-
-@dataclass
-class Answer:
-    """One exchange: its body in pieces of `step`, ended by an error after `count` bytes of it."""
-
-    offset: int = 0
-    size: int | None = len(BODY)
-    etag: str = ""
-    last_modified: str = ""
-    body: bytes = BODY
-    count: int | None = None
-    step: int = 1000
-    status: int = 200
-    length: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    host: str = "host:80"
-    url: str = "http://host/file"
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        body = self.body[self.offset :]
-        stop = len(body) if self.count is None else self.count
-        for start in range(0, stop, self.step):
-            yield body[start : min(start + self.step, stop)]
-        if self.count is not None:
-            raise TransferInterrupted("cut", host=self.host)
-
-    async def read(self, max_size: int) -> bytes:
-        raise AssertionError("not read as a whole")
-
-
-Reply = Answer | Refusal
-
-
-class ScriptedFetcher:
-    """Each source's replies, in their order; what was asked; and which failures were booked."""
-
-    def __init__(self, replies: Mapping[str, Sequence[Reply]]) -> None:
-        self._replies = {name: list(script) for name, script in replies.items()}
-        self.asked: list[tuple[str, int, str]] = []
-        self.failures: list[tuple[str, str]] = []
-        self.opened = 0
-
-    @asynccontextmanager
-    async def open(
-        self, sources: Sequence[Source], request: Callable[[Source], UpstreamRequest], **options: Any
-    ) -> AsyncIterator[Fetched]:
-        refusals: Refusals = options["refusals"]
-        for candidate in sources:
-            wanted = request(candidate)
-            name = candidate.remote.name
-            self.asked.append((name, wanted.offset, wanted.if_range))
-            script = self._replies.get(name, [])
-            reply = script.pop(0) if script else Refusal(name, "absent", "no more replies", status=404)
-            if isinstance(reply, Refusal):
-                refusals.add(reply)
-                continue
-            self.opened += 1
-            try:
-                yield Fetched(candidate, reply)
-            finally:
-                self.opened -= 1
-            return
-        raise refusals.unavailable()
-
-    async def failed(self, candidate: Source, error: ContentAppError) -> None:
-        self.failures.append((candidate.remote.name, str(error)))
 
 
 @dataclass
@@ -265,6 +186,22 @@ async def test_it_gives_up_at_once_when_waiting_is_of_no_use(kind: str) -> None:
     assert len(found.fetcher.asked) == 1
 
 
+async def test_a_part_is_not_the_end_of_a_whole_of_unknown_size() -> None:
+    """A part may be shorter than was asked for (RFC 9110, 15.3.7); its total says what is to come."""
+    portion = Answer(offset=100, body=BODY[:300])
+    found = await run(Answer(count=100, size=None), {"a": [portion, Answer(offset=300)]}, size=None)
+    assert (found.body, found.error) == (BODY, None)
+
+
+@pytest.mark.parametrize("digest", [DIGEST, None])
+async def test_a_part_of_a_whole_of_unknown_size_is_refused(digest: Digest | None) -> None:
+    found = await run(
+        Answer(count=100, size=None), {"a": [Answer(offset=100, size=None)]}, size=None, digest=digest, if_range=TAG
+    )
+    assert isinstance(found.error, Changed if digest is None else CannotGoOn)
+    assert found.body == BODY[:100]
+
+
 # Beginning in the middle
 
 
@@ -307,7 +244,9 @@ TAG = '"one"'
 
 
 async def test_undigested_bytes_go_on_from_the_same_url_by_their_validator() -> None:
-    found = await run(Answer(count=100, etag=TAG), {"a": [Answer(offset=100, etag=TAG)]}, digest=None, if_range=TAG)
+    found = await run(
+        Answer(count=100, etag=TAG), {"a": [Answer(offset=100, etag=TAG)]}, digest=None, if_range=TAG, etag=TAG
+    )
     assert (found.body, found.fetcher.asked) == (BODY, [("a", 100, TAG)])
 
 
@@ -317,13 +256,16 @@ async def test_undigested_bytes_go_on_from_the_same_url_by_their_validator() -> 
         Answer(etag='"two"'),
         Answer(etag=TAG),
         Answer(offset=100, etag='"two"'),
+        Answer(offset=100, last_modified="Fri, 20 Nov 2026 10:00:00 GMT"),
         Answer(offset=100, size=len(BODY) + 1, etag=TAG),
         Refusal("a", "failed", "answered 416", status=416),
     ],
-    ids=["whole", "whole, same tag", "part of another", "part of another size", "no such part"],
+    ids=["whole", "whole, same tag", "part of another", "part of another time", "part of another size", "no such part"],
 )
 async def test_undigested_bytes_that_have_changed(answer: Reply) -> None:
-    found = await run(Answer(count=100), {"a": [answer], "b": [Answer(offset=100)]}, digest=None, if_range=TAG)
+    found = await run(
+        Answer(count=100), {"a": [answer], "b": [Answer(offset=100)]}, digest=None, if_range=TAG, etag=TAG
+    )
     assert isinstance(found.error, Changed)
     assert found.body == BODY[:100]
     assert [name for name, _, _ in found.fetcher.asked] == ["a"]
