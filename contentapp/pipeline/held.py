@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from contentapp.core.errors import ArtifactDamaged, StorageError
 from contentapp.core.settings import MIB
-from contentapp.pipeline.note import Facts, MarkedHasher, parse_facts
+from contentapp.pipeline.note import Facts, MarkedHasher, dump_facts, parse_facts
 from contentapp.storage.base import ArtifactReader, ArtifactWriter, Note, Storage
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ async def take_up(storage: Storage, plan: Plan) -> Held | None:
             hasher = await asyncio.to_thread(_read_again, writer, note, MarkedHasher(plan.hasher(), note.step))
             if hasher.offset:
                 log.info("resumed", key=plan.key, offset=hasher.offset, noted=note.offset)
-                # Not its id again: bytes that come from now on may be lost, and fetched otherwise, under the same note.
-                former = facts.attempt if hasher.offset == note.offset else ""
+                former = await _claim(writer, note, facts) if hasher.offset == note.offset else ""
                 return Held(writer=writer, hasher=hasher, size=note.size, facts=facts, former=former)
     except StorageError as error:
         log.warning("not resumed", key=plan.key, error=str(error))
@@ -61,6 +60,23 @@ async def take_up(storage: Storage, plan: Plan) -> Held | None:
         raise
     await writer.abort()
     return None
+
+
+async def _claim(writer: ArtifactWriter, note: Note, facts: Facts) -> str:
+    """The id of the attempt it was, taken out of the note.
+
+    Bytes that come from now on, under whatever name, may be lost and fetched otherwise, and who comes after us must not
+    take this attempt for unbroken.
+    """
+    if not facts.attempt:
+        return ""
+    unclaimed = replace(note, facts=dump_facts(replace(facts, attempt="")))
+    try:
+        await asyncio.to_thread(writer.checkpoint, unclaimed)
+    except StorageError as error:
+        log.warning("note not written", key=note.key, error=str(error))
+        return ""
+    return facts.attempt
 
 
 def _fits(plan: Plan, note: Note, facts: Facts) -> bool:
