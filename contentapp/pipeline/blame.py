@@ -41,7 +41,9 @@ class Blame:
             course.failed(began)
             return Refusal(name, "failed", str(error), "unexpected EOF")
         is_wrong = isinstance(error, WrongBytes) and not isinstance(error, WrongSize)
-        if is_wrong and load.transfer.is_composed and not course.is_alone:
+        # One exchange alone is to blame, unless all had come before a restart.
+        is_composed = load.transfer.is_composed or not load.transfer.exchanges
+        if is_wrong and is_composed and not course.is_alone:
             refusal = await self._suspect(load, error)
             course.mixed([source for source in plan.sources if source.url in load.contributors])
             return refusal

@@ -67,7 +67,7 @@ class Load:
         """What is written down of it. is_last: nothing comes after it, so no device has got more than that."""
         attempt, plan = self.attempt, self.flight.plan
         facts = Facts(
-            attempt=attempt.id if is_last else "",
+            attempt=self._name if is_last else "",
             path=plan.path,
             url=self.transfer.source.url,
             sources=tuple(self.contributors),
@@ -76,6 +76,11 @@ class Load:
             head=attempt.head,
         )
         return make_note(plan.key, attempt.size, self.hasher, facts)
+
+    @property
+    def _name(self) -> str:
+        """The id by which devices know what has come; if that is nothing new, as they have known it before."""
+        return self.attempt.id if self.transfer.exchanges else self.attempt.former
 
     async def put_down(self) -> None:
         """End the writer: suspend what is resumable, remove what is not."""

@@ -89,7 +89,8 @@ def parse_facts(text: str) -> Facts | None:
         is_readable = is_time and isinstance(sources, list) and all(isinstance(text, str) for text in texts)
         if not is_readable or not ATTEMPT.fullmatch(facts.attempt):
             return None
-        _ = head.modified  # ValueError
+        if head.modified is not None and head.modified.tzinfo is None:
+            return None
     except (ValueError, TypeError, KeyError):
         return None
     return facts

@@ -253,7 +253,7 @@ class Transfer:
                 self._check_range_refused(refusals)
                 return False
             try:
-                await self._take_up(fetched)
+                await self._take_up(fetched, give_up_at)
             except (UpstreamError, _Unusable) as error:
                 await self._exchange.aclose()
                 if isinstance(error, UpstreamError):
@@ -286,7 +286,7 @@ class Transfer:
         if_range = self._terms.if_range if self._terms.digest is None else ""
         return UpstreamRequest(source=source, offset=self.offset, end=self._terms.end, if_range=if_range)
 
-    async def _take_up(self, fetched: Fetched) -> None:
+    async def _take_up(self, fetched: Fetched, give_up_at: float) -> None:
         """Go on with an answer, if it is one to go on with; UpstreamError if not, Changed without a digest."""
         response, terms = fetched.response, self._terms
         is_other_size = terms.size is not None and response.size not in {None, terms.size}
@@ -298,7 +298,7 @@ class Transfer:
             raise UpstreamProtocolError("a range of another size", host=response.host)
         chunks = response.chunks()
         if response.offset != self.offset:
-            chunks = await self._behind_prefix(fetched, chunks)
+            chunks = await self._behind_prefix(fetched, chunks, give_up_at)
         elif self._stop is None:
             self._learn_size(fetched)
         self._use(fetched, chunks)
@@ -318,7 +318,9 @@ class Transfer:
         is_same_tag = fact(response.etag) in {"", self._terms.etag}
         return is_same_tag and fact(response.last_modified) in {"", self._terms.last_modified}
 
-    async def _behind_prefix(self, fetched: Fetched, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _behind_prefix(
+        self, fetched: Fetched, chunks: AsyncIterator[bytes], give_up_at: float
+    ) -> AsyncIterator[bytes]:
         """What follows the held bytes in an answer that starts at 0, once it has been seen to start with them."""
         digest = self._terms.digest
         held = await self._terms.held(self.offset) if self._is_of_whole else None
@@ -326,10 +328,15 @@ class Transfer:
             self._leave(fetched)
             raise _Unusable("answered the whole instead of a range")
         seen, left, rest = digest.hasher(), self.offset, b""
-        while left and (chunk := await anext(chunks, b"")):
-            seen.update(chunk[:left])
-            rest = chunk[left:]
-            left -= len(chunk) - len(rest)
+        try:
+            async with asyncio.timeout_at(give_up_at):
+                while left and (chunk := await anext(chunks, b"")):
+                    seen.update(chunk[:left])
+                    rest = chunk[left:]
+                    left -= len(chunk) - len(rest)
+        except TimeoutError:
+            self._leave(fetched)
+            raise _Unusable("its beginning takes too long") from None
         if left or seen.hexdigest() != held.hexdigest():
             # Which of the two is wrong is not known: this one is left alone, and nobody is cooled.
             self._leave(fetched)

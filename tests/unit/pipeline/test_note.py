@@ -73,6 +73,7 @@ def test_facts_survive_being_written_down() -> None:
         {"head": {"media_type": 1}},
         {"head": []},
         {"head": {"modified_at": "yesterday"}},
+        {"head": {"modified_at": "2026-11-20T10:00:00"}},
         {"head": {"color": "red"}},
         {"color": "red"},
     ],
