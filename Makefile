@@ -17,10 +17,10 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 TOO_OLD := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help env run demo test check format ci packages crash bench clean
+.PHONY: help env run demo test check format ci packages crash crash-transfers soak bench clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 env: $(INSTALLED) ## make .venv with contentapp (editable) and the development tools
 
@@ -52,6 +52,12 @@ packages:
 
 crash: env ## kill it at many random moments (POINTS=200)
 	CONTENTAPP_CRASH_POINTS=$(or $(POINTS),200) $(BIN)/python -m pytest tests/scenarios/test_p5_crash.py -k random
+
+crash-transfers: env ## kill it at many named steps of transfers (POINTS=200)
+	CONTENTAPP_CRASH_POINTS=$(or $(POINTS),200) $(BIN)/python -m pytest tests/crash/test_transfers.py
+
+soak: env ## random contents, faults, devices, kills and evictions for a long time (SECONDS=600 SEED=…)
+	CONTENTAPP_SOAK_SECONDS=$(or $(SECONDS),600) CONTENTAPP_SEED=$(SEED) $(BIN)/python -m pytest -s tests/scenarios/test_random.py
 
 bench: env ## measure the proxy beside nginx and docker-registry
 	$(BIN)/python -m benchmarks $(BENCH)
