@@ -34,8 +34,8 @@ class Learner:
         self._stored = asyncio.Event()
 
     def stored(self, digest: Digest, size: int) -> None:
-        """An artifact was stored."""
-        if self._rate and size >= LEAST_SIZE:
+        """An artifact was stored. Lists name their whole by sha256."""
+        if self._rate and digest.algorithm == "sha256" and size >= LEAST_SIZE:
             self._waiting.append(digest)
             self._stored.set()
 

@@ -63,7 +63,7 @@ class Spooling:
             await self._read_all(chunks, writing)
             self._is_done = True
             self._work.set()
-            await writing
+            await asyncio.shield(writing)
         except BaseException:
             # What has come is written all the same, as it may be kept for later: a write under way in the thread
             # can't be stopped anyway, and the writer is closed after us. A window has nobody to wait for any more.

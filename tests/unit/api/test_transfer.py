@@ -27,7 +27,7 @@ BODY = b"x" * 40
 
 
 def note(key: str = KEY, url: str = "https://quay.io/v2/app/blobs/sha256:00") -> Note:
-    facts = Facts(attempt="a1", path="/v2/quay.io/app", url=url, sources=(url,), if_range="", head=Head())
+    facts = Facts(attempt="a1", path="/v2/quay.io/app", url=url, sources=(url,), if_range="", moved_at=1.0, head=Head())
     mark = hashlib.sha256(BODY).hexdigest()
     return Note(key=key, size=100, offset=len(BODY), step=1000, marks=(), mark=mark, facts=dump_facts(facts))
 
