@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
 
@@ -65,10 +67,20 @@ class Learner:
     async def _read(self, reader: ArtifactReader) -> ChunkHasher:
         loop, hasher, position = asyncio.get_running_loop(), ChunkHasher(), 0
         began = loop.time()
-        while count := await asyncio.to_thread(_feed, reader, position, hasher):
+        while count := await _to_its_end(asyncio.to_thread(_feed, reader, position, hasher)):
             position += count
             await asyncio.sleep(max(0.0, began + position / self._rate - loop.time()))
         return hasher
+
+
+async def _to_its_end(work: Coroutine[Any, Any, int]) -> int:
+    """What is done in a thread can't be stopped; who is cancelled waits for it, as it uses what is closed then."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _feed(reader: ArtifactReader, position: int, hasher: ChunkHasher) -> int:
