@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from contentapp.core.errors import StorageError, StorageUnavailable
-from contentapp.core.settings import MIB
+from contentapp.core.settings import KIB
 from contentapp.storage.background import Background
 from contentapp.storage.descriptor import Closer, FileReader
 from contentapp.storage.failure import storage_errors
@@ -17,8 +17,8 @@ from contentapp.storage.writeback import STEP, start_writeback
 
 IOV_MAX = 1024  # buffers that one writev takes (limits.h)
 # Measured: for larger writes ext4 takes pages in larger groups, which come from memory that was not used lately. On a
-# virtual machine whose memory the host has yet to give, 4 MiB at a time take ten times as long as 1 MiB.
-BATCH_SIZE = MIB
+# virtual machine whose host has taken free memory back, that costs ten times the copy itself, from 1 MiB on.
+BATCH_SIZE = 256 * KIB
 
 Buffer = bytes | bytearray | memoryview
 
