@@ -19,7 +19,7 @@ from tests.remotes.faults import Cut, Flip, IgnoreRange, Stall, Status
 from tests.remotes.files import FileRemote
 from tests.remotes.registry import RegistryRemote
 from tests.scenarios.device import ask, asking
-from tests.scenarios.stage import PATIENT, forget_stored, fresh, merged, until, until_hit
+from tests.scenarios.stage import PATIENT, at_rest, forget_stored, fresh, merged, until, until_hit
 
 MIB = 1024 * 1024
 CHUNK = 2 * MIB
@@ -91,6 +91,7 @@ async def test_wrong_at_every_source_is_never_complete(tmp_path: Path) -> None:
             remote.script("/f", Flip(2 * CHUNK + 5), method="GET")
         answer = await ask(f"{proxy.url}/pulp/content/files/f")
         assert (answer.status, answer.is_complete) == (200, False)
+        await at_rest(proxy)  # the second source is tried whole, though the device is gone
         assert proxy.artifacts() == []
         assert (await proxy.metrics()).total("contentapp_digest_failures_total") == 2
 
