@@ -53,8 +53,10 @@ class Blame:
 
     async def _suspect(self, load: Load, error: ContentAppError) -> Refusal:
         """Several answers contributed to a wrong whole, and nothing tells which was wrong: nobody is cooled yet."""
-        log.warning("wrong bytes of several answers", sources=load.contributors, key=load.flight.key, error=str(error))
-        if await load.flight.plan.revalidate():
+        plan = load.flight.plan
+        remotes = [source.remote.name for source in plan.sources if source.url in load.contributors]
+        log.warning("wrong bytes of several answers", remotes=remotes, key=plan.key, error=str(error))
+        if await plan.revalidate():
             raise ExpectationOutdated("its metadata has changed upstream", "unexpected EOF", 1.0)
         name = load.transfer.source.remote.name
         return Refusal(name, "failed", f"{error}, to which several answers contributed", "unexpected EOF")

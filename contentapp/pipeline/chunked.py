@@ -145,6 +145,7 @@ class Checked:
         self._repair = repair
         self._memory = memory
         self._position = transfer.offset
+        self._givers: set[str] = set()  # URLs of the sources of what is buffered
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """As Transfer.chunks, and WrongChunk when no source has the right bytes of a chunk of a proven list."""
@@ -155,11 +156,13 @@ class Checked:
             async for piece in self._transfer.chunks():
                 for part in self._cut(piece):
                     self.buffered.append(part)
+                    self._givers.add(self._transfer.source.url)
                     self._position += len(part)
                     if self._known is None or self._is_border:
                         for out in await self._checked():
                             yield out
                         self.buffered.clear()
+                        self._givers.clear()
             for out in self.buffered:  # shorter than the list says: the caller sees that
                 yield out
 
@@ -196,7 +199,8 @@ class Checked:
         current, span = self._transfer.source, self._chunks.span(index)
         log.warning("wrong chunk", remote=current.remote.name, digest=str(self._chunks.digest), chunk=index)
         metrics.wrong_chunk(current.remote.name)
-        asked = [current]
+        # Of a chunk that several have given, nothing tells who gave the wrong part.
+        asked = [current] if len(self._givers) == 1 else []
         async for fetched, data in self._repair.fetch(span, current):
             if self._chunks.matches(index, await asyncio.to_thread(_digest, [data])):
                 if known.is_proven:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ from contentapp.metrics import metrics
 from contentapp.pipeline.blame import Blame
 from contentapp.pipeline.chunked import Checked, ChunkMemory, KnownChunks, Repair
 from contentapp.pipeline.course import Course
+from contentapp.pipeline.expect import bounded, check_answer, check_whole
 from contentapp.pipeline.fetch import Fetched, Fetcher, Refusal, Refusals
 from contentapp.pipeline.held import take_up
 from contentapp.pipeline.load import Load
@@ -39,7 +40,7 @@ from contentapp.pipeline.progress import Attempt, Head, fact
 from contentapp.pipeline.resume import CannotGoOn, Changed, Terms, Transfer, resume_validator
 from contentapp.pipeline.spooling import Means, Spooling
 from contentapp.pipeline.windowed import Windows
-from contentapp.pipeline.wrong import WrongBytes, WrongChunk, WrongSize
+from contentapp.pipeline.wrong import WrongBytes, WrongChunk
 from contentapp.storage.base import ArtifactWriter, Storage
 from contentapp.upstream.base import UpstreamRequest, UpstreamResponse
 
@@ -165,7 +166,7 @@ class Intake:
         """One attempt that begins with an open answer: None when it was verified, else why not."""
         plan, source = flight.plan, fetched.source
         try:
-            _check_answer(plan, fetched)
+            check_answer(plan, fetched)
         except (UpstreamProtocolError, WrongBytes) as error:
             course.failed(source)
             return await self._blame.answer(flight, source, fetched.response.host, error)
@@ -218,6 +219,9 @@ class Intake:
             try:
                 known = await looking
                 if not await load.transfer.reopen(refusals):
+                    if plan.digest is None and len(plan.sources) > 1:
+                        await load.put_down()  # the others may have it, though not the rest of this
+                        return False
                     if not load.transfer.may_begin_anew:
                         raise refusals.error(must_exist=plan.must_exist)
                     raise Changed("no source goes on with what has come")
@@ -306,7 +310,7 @@ class Intake:
             if flight.is_deserted:  # all left before the head had come
                 raise ContentUnavailable("nobody wants it any more", "unexpected EOF", 1.0)
             await self._receive(load)
-            _check_whole(plan, load.attempt, load.hasher)
+            check_whole(plan, load.attempt, load.hasher)
         except (UpstreamError, WrongBytes, CannotGoOn, Changed) as error:
             await self._end(load, error)
             return await self._blame.attempt(load, course, began, error)
@@ -319,7 +323,7 @@ class Intake:
 
     async def _receive(self, load: Load) -> None:
         """Take the whole body in, and hash it."""
-        chunks = _bounded(load)
+        chunks = bounded(load)
         if load.writer is not None:
             self._spooling += 1
             try:
@@ -409,17 +413,6 @@ class Intake:
         return task
 
 
-async def _bounded(load: Load) -> AsyncIterator[bytes]:
-    """The body's chunks, cut off as wrong when they exceed the expected size."""
-    attempt, transfer = load.attempt, load.transfer
-    async for chunk in load.chunks():
-        remote = transfer.source.remote
-        attempt.remote, attempt.keep = remote.name, attempt.keep and remote.keeps
-        if attempt.size is not None and transfer.offset > attempt.size:
-            raise WrongSize(f"size mismatch: more than {attempt.size} bytes")
-        yield chunk
-
-
 def _terms(
     flight: Flight,
     course: Course,
@@ -455,22 +448,3 @@ def _terms(
         size=attempt.size,
         held=held,
     )
-
-
-def _check_answer(plan: Plan, fetched: Fetched) -> None:
-    """What is wrong with an answer before its first byte."""
-    response = fetched.response
-    if response.status != 200 or response.offset != 0:
-        raise UpstreamProtocolError(f"answered {response.status} where the whole was asked for", host=response.host)
-    is_html_allowed = plan.is_html_allowed or fetched.source.remote.settings.allow_html
-    if not is_html_allowed and response.headers.get("Content-Type", "").lower().startswith("text/html"):
-        raise UpstreamProtocolError("answered an HTML page", host=response.host)
-    if plan.size is not None and response.size is not None and response.size != plan.size:
-        raise WrongSize(f"size mismatch: {response.size} bytes instead of {plan.size}")
-
-
-def _check_whole(plan: Plan, attempt: Attempt, hasher: MarkedHasher) -> None:
-    if attempt.size is not None and attempt.arrived != attempt.size:
-        raise WrongSize(f"size mismatch: {attempt.arrived} bytes instead of {attempt.size}")
-    if plan.digest is not None and not plan.digest.matches(hasher.running):
-        raise WrongBytes(f"digest mismatch on {plan.digest}")

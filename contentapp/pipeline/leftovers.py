@@ -86,6 +86,8 @@ class Leftovers:
                 await flight.signal.wait()
         finally:
             self._flights.leave(flight)
+        if flight.is_stored:
+            await self._storage.discard(note.key)  # it has come otherwise
 
 
 def _request(path: str) -> DeviceRequest:

@@ -143,6 +143,20 @@ async def test_a_broken_transfer_goes_on_within_a_chunk(tmp_path: Path) -> None:
         assert gets(one) == ["", f"bytes={cut}-"]
 
 
+async def test_a_wrong_chunk_that_two_had_given_convicts_nobody(tmp_path: Path) -> None:
+    """Nothing tells whose part of it was wrong, and the one that it came from last may well be innocent."""
+    content, cut = fresh(SIZE), 3 * MIB + 1
+    async with world(tmp_path, content, document=list_of(content), is_listed=True) as (proxy, (bad, good)):
+        bad.script("/f", Flip(CHUNK + 5), Cut(cut), method="GET", times=1)
+        bad.script("/f", Status(503), method="GET", times=1)
+        answer = await ask(f"{proxy.url}/pulp/content/files/f")
+        assert (answer.is_complete, answer.sha256) == (True, digest_of(content))
+        assert gets(good) == [f"bytes={cut}-"]
+        assert gets(bad) == ["", f"bytes={cut}-", f"bytes={CHUNK}-{2 * CHUNK - 1}"]
+        cooling = (await proxy.admin("/pulp/api/v3/cooldowns/"))["results"]
+        assert [each for each in cooling if each["scope"] == "artifact"] == []
+
+
 async def test_a_range_of_proven_chunks_does_not_wait_for_the_whole(tmp_path: Path) -> None:
     """Not even one that holds the last byte of what has come, or is strict."""
     content = fresh(SIZE)

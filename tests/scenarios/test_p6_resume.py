@@ -222,6 +222,20 @@ async def test_while_upstream_is_down_it_is_kept_and_goes_on_later(tmp_path: Pat
         assert ranges(kind)[-1] == f"bytes={STOP}-"
 
 
+async def test_undigested_bytes_whose_remote_is_gone_come_from_the_next_one(tmp_path: Path) -> None:
+    """It can't go on with the first one's bytes; but it has the file."""
+    async with remote_of("undigested") as kind, FileRemote({"f": fresh(SIZE)}, manifest=False) as second:
+        urls = {"r": f"{kind.remote.url}/", "second": f"{second.url}/"}
+        kind.config = pull_through("file", "files", urls, remote=PATIENT)
+        async with stopped(kind, tmp_path, resume_concurrency=1) as proxy:
+            kind.remote.script("*", Status(503))
+            await proxy.start()
+            answer = await ask(proxy.url + kind.device_path)
+            assert (answer.status, answer.is_complete) == (200, True)
+            assert answer.sha256 == digest_of(second.files["f"])
+            await until(lambda: _is_empty(proxy))
+
+
 async def test_what_nobody_resumes_goes_after_its_age(tmp_path: Path) -> None:
     async with remote_of("blob") as kind, stopped(kind, tmp_path, partial_max_age_seconds=1) as proxy:
         await proxy.start()
