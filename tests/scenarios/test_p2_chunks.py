@@ -48,6 +48,20 @@ async def world(
             yield proxy, remotes
 
 
+@asynccontextmanager
+async def learned(folder: Path, content: Synthetic) -> AsyncIterator[tuple[Proxy, RegistryRemote, RegistryRemote]]:
+    """A proxy that has learned the list of a blob, and has it no more; and the two registries that have it."""
+    async with RegistryRemote() as one, RegistryRemote() as two:
+        for remote in (one, two):
+            remote.push_blob("app", content)
+        config = pull_through("container", "reg", {"one": one.url, "two": two.url}, remote=COLD)
+        async with running_proxy(folder, config) as proxy:
+            await until_hit(f"{proxy.url}/v2/reg/app/blobs/{digest_of(content)}")
+            await until(lambda: _is_learned(proxy, digest_of(content)))
+            await forget_stored(proxy, SIZE)
+            yield proxy, one, two
+
+
 def gets(remote: FileRemote) -> list[str]:
     asked = [each for each in remote.requests if (each.method, each.path) == ("GET", "/f")]
     return [each.headers.get("Range", "") for each in asked]
@@ -179,21 +193,14 @@ async def test_a_range_of_proven_chunks_does_not_wait_for_the_whole(tmp_path: Pa
 
 async def test_lists_are_learned_from_the_first_copy_and_kept(tmp_path: Path) -> None:
     content = fresh(SIZE)
-    async with RegistryRemote() as bad, RegistryRemote() as good:
-        for remote in (bad, good):
-            remote.push_blob("app", content)
-        digest = digest_of(content)
-        config = pull_through("container", "reg", {"bad": bad.url, "good": good.url}, remote=COLD)
-        async with running_proxy(tmp_path, config) as proxy:
-            url = f"{proxy.url}/v2/reg/app/blobs/{digest}"
-            await until_hit(url)
-            await until(lambda: _is_learned(proxy, digest))
-            await forget_stored(proxy, SIZE)
-            bad.script(f"*{digest}", Flip(5 * MIB), method="GET")
-            answer = await ask(url)
-            assert (answer.is_complete, answer.sha256) == (True, digest)
-            asked = [each.headers.get("Range", "") for each in good.requests if each.method == "GET"]
-            assert asked == [f"bytes={4 * MIB}-{8 * MIB - 1}"]
+    digest = digest_of(content)
+    async with learned(tmp_path, content) as (proxy, bad, good):
+        url = f"{proxy.url}/v2/reg/app/blobs/{digest}"
+        bad.script(f"*{digest}", Flip(5 * MIB), method="GET")
+        answer = await ask(url)
+        assert (answer.is_complete, answer.sha256) == (True, digest)
+        asked = [each.headers.get("Range", "") for each in good.requests if each.method == "GET"]
+        assert asked == [f"bytes={4 * MIB}-{8 * MIB - 1}"]
 
 
 async def test_a_far_range_needs_only_the_chunks_it_touches(tmp_path: Path) -> None:
@@ -257,23 +264,16 @@ async def _is_learned(proxy: Proxy, digest: str) -> bool:
 
 async def test_wrong_at_every_source_cuts_before_the_wrong_byte_if_the_list_was_learned(tmp_path: Path) -> None:
     content = fresh(SIZE)
-    async with RegistryRemote() as one, RegistryRemote() as two:
+    digest = digest_of(content)
+    async with learned(tmp_path, content) as (proxy, one, two):
+        url = f"{proxy.url}/v2/reg/app/blobs/{digest}"
         for remote in (one, two):
-            remote.push_blob("app", content)
-        digest = digest_of(content)
-        config = pull_through("container", "reg", {"one": one.url, "two": two.url}, remote=COLD)
-        async with running_proxy(tmp_path, config) as proxy:
-            url = f"{proxy.url}/v2/reg/app/blobs/{digest}"
-            await until_hit(url)
-            await until(lambda: _is_learned(proxy, digest))
-            await forget_stored(proxy, SIZE)
-            for remote in (one, two):
-                remote.script(f"*{digest}", Flip(5 * MIB), method="GET")
-            answer = await ask(url)
-            assert (answer.status, answer.is_complete) == (200, False)
-            assert answer.body == read_all(content)[: len(answer.body)]
-            assert len(answer.body) <= 4 * MIB
-            assert (await proxy.metrics()).total("contentapp_digest_failures_total") == 2
+            remote.script(f"*{digest}", Flip(5 * MIB), method="GET")
+        answer = await ask(url)
+        assert (answer.status, answer.is_complete) == (200, False)
+        assert answer.body == read_all(content)[: len(answer.body)]
+        assert len(answer.body) <= 4 * MIB
+        assert (await proxy.metrics()).total("contentapp_digest_failures_total") == 2
 
 
 async def test_a_source_without_the_list_costs_nothing(tmp_path: Path) -> None:
